@@ -1,0 +1,83 @@
+"""Policies: the score is the implicit reward or the likelihood."""
+
+from __future__ import annotations
+
+from mmpo.objectives import GapLogistic, Hinge, Logistic, Squared
+from mmpo.regularizers import Imitation
+from mmpo.scores import LogProb, LogRatio, MeanLogProb, MeanLogRatio
+from mmpo.targets import BradleyTerry, Flip, Hard, Unflip
+from mmpo.types import Method
+
+
+def mmpo(gamma: float = 2.2, beta: float = 0.1) -> Method:
+    """Margin matching: the graded gap becomes a soft target, and the implicit reward margin matches it.
+
+    Take it first where responses have grades, votes or probabilities. gamma says how many logits one point of quality
+    is worth: 2.2 fits ratings from 1 to 10 as in the paper; ``mmpo inspect --gamma auto`` fits or proposes one for
+    your data. The paper trains with beta 0.01 and gamma 0.3 to 2.2.
+    """
+    return Method(BradleyTerry(gamma), LogRatio(beta), Logistic())
+
+
+def dpo(beta: float = 0.1) -> Method:
+    """Direct preference optimisation: the better response wins, by as much as can be.
+
+    Take it where all you have is which response is better. Its optimum lies at infinity, so it overfits clear pairs
+    and treats a near-tie as certainty. Relations: ``mmpo`` with gamma -> infinity.
+    """
+    return Method(Hard(), LogRatio(beta), Logistic())
+
+
+def cdpo(eps: float = 0.1, beta: float = 0.1) -> Method:
+    """DPO with label smoothing: every pair has the same soft target, 1 - eps.
+
+    Take it where labels are wrong at a known rate and have no grades.
+    """
+    return Method(Flip(Hard(), eps), LogRatio(beta), Logistic())
+
+
+def robust_dpo(eps: float = 0.1, beta: float = 0.1) -> Method:
+    """DPO with an unbiased estimate of the clean loss under labels flipped at rate eps.
+
+    Take it for random label noise of a known rate; an eps set too high diverges. Relations: ``cdpo`` inverted.
+    """
+    return Method(Unflip(Hard(), eps), LogRatio(beta), Logistic())
+
+
+def ipo_sum(tau: float = 0.1) -> Method:
+    """IPO on the summed log-ratio, the paper's own form (OpenRLHF's ``ipo``): a margin of 1 / (2 tau) nats."""
+    return Method(Hard(), LogRatio(1.0), Squared(1 / (2 * tau)))
+
+
+def ipo_mean(tau: float = 0.1) -> Method:
+    """IPO on the log-ratio per token (TRL's and LLaMA-Factory's ``ipo``): a margin of 1 / (2 tau) nats a token."""
+    return Method(Hard(), MeanLogRatio(1.0), Squared(1 / (2 * tau)))
+
+
+def simpo(beta: float = 2.0, margin: float = 1.0) -> Method:
+    """Likelihood per token with a target margin, and no reference model.
+
+    Take it where a second model does not fit into memory. It has no anchor: keep the learning rate low.
+    """
+    return Method(Hard(), MeanLogProb(beta), Logistic(margin))
+
+
+def slic(delta: float = 1.0, imitation: float = 0.1) -> Method:
+    """Sequence likelihood calibration: a hinge on the log-likelihood, and imitation of the best response."""
+    return Method(Hard(), LogProb(1.0), Hinge(delta), ((imitation, Imitation()),))
+
+
+def rpo(eta: float = 0.005, beta: float = 0.01) -> Method:
+    """DPO that also imitates the preferred response, which keeps its likelihood from falling.
+
+    The coefficient is eta * beta on the summed log-likelihood, as derived in the paper.
+    """
+    return Method(Hard(), LogRatio(beta), Logistic(), ((eta * beta, Imitation()),))
+
+
+def odpo(scale: float = 1.0, beta: float = 0.1) -> Method:
+    """DPO with an additive margin: the winner must lead by ``scale`` times the graded gap.
+
+    Relations: uses the same grades as ``mmpo``, as an offset instead of a soft target.
+    """
+    return Method(Hard(), LogRatio(beta), GapLogistic(scale))

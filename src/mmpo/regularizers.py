@@ -1,0 +1,52 @@
+"""Further terms of the loss: (P, Reading) -> [B]."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from mmpo.types import Reading, Regularizer
+
+
+def best(p: Tensor, reading: Reading) -> Tensor:
+    """The response that wins most, as weights [B, K] that sum to 1; equal winners share."""
+    wins = p.sum(-1).masked_fill(~reading.mask, -float("inf"))
+    top = (wins == wins.amax(-1, keepdim=True)) & reading.mask
+    return top / top.sum(-1, keepdim=True).clamp_min(1)
+
+
+@dataclass(frozen=True)
+class Imitation(Regularizer):
+    """Negative log-likelihood of the best response, summed over its tokens: R = -log pi(y_best|x).
+
+    RPO, arXiv 2405.16436, eq. 3 (the baseline policy is the preferred response); the cross-entropy term of SLiC-HF,
+    arXiv 2305.10425, eq. 4. The best response wins the most mass in P; equal winners share.
+    """
+
+    needs = frozenset({"logps"})
+
+    @property
+    def equation(self) -> str:
+        return "-log pi(y_best|x)"
+
+    def __call__(self, p: Tensor, reading: Reading) -> Tensor:
+        return -(best(p, reading) * reading.require("logps")).sum(-1)
+
+
+@dataclass(frozen=True)
+class MeanImitation(Regularizer):
+    """The same per token, so that length does not count: R = -log pi(y_best|x) / |y_best|.
+
+    RPO's averaged form, as in its released OpenRLHF code and TRL's ``rpo_alpha``.
+    """
+
+    needs = frozenset({"logps", "lengths"})
+
+    @property
+    def equation(self) -> str:
+        return "-log pi(y_best|x) / |y_best|"
+
+    def __call__(self, p: Tensor, reading: Reading) -> Tensor:
+        mean = reading.require("logps") / reading.require("lengths").clamp_min(1)
+        return -(best(p, reading) * mean).sum(-1)
