@@ -1,0 +1,223 @@
+"""Text -> tokens: each prompt once, each response once, and a count of everything that had to be cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import takewhile
+from typing import Any, TypeAlias
+
+from tqdm.auto import tqdm
+
+from mmpo.batch.render import opening_text, render, response_text
+from mmpo.errors import UserError
+from mmpo.types import Datum
+
+Ids: TypeAlias = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a sequence may be, in tokens.
+
+    A prompt longer than ``max_prompt_length`` loses its beginning. A response that still does not fit loses its end,
+    and with it the end-of-text token. A prompt that leaves no room for a response is a bad row.
+    """
+
+    max_length: int = 1024
+    max_prompt_length: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_length < 2:
+            raise UserError(f"max_length is {self.max_length}; at least 2 tokens are needed, prompt and response")
+        if self.max_prompt_length is not None and not 0 < self.max_prompt_length < self.max_length:
+            raise UserError(
+                f"max_prompt_length is {self.max_prompt_length}; it must be positive and below max_length "
+                f"({self.max_length}), or no response fits"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """The tokens of a datum: the prompt that its K responses share, and what follows it for each response.
+
+    ``prompt_cut`` and ``response_cut`` count the tokens that the limits took; ``boundary_moved`` says that prompt and
+    response, tokenised together, merge across their boundary, so that the prompt here ends earlier than at generation.
+    """
+
+    id: str
+    prompt: Ids
+    responses: tuple[Ids, ...]
+    prompt_cut: int = 0
+    response_cut: tuple[int, ...] = ()
+    boundary_moved: bool = False
+
+
+@dataclass
+class Cuts:
+    """What tokenising cost, counted over data (prompts) and responses."""
+
+    max_length: int
+    max_prompt_length: int | None
+    prompts: int = 0
+    responses: int = 0
+    prompts_cut: int = 0
+    prompt_tokens_cut: int = 0
+    responses_cut: int = 0
+    response_tokens_cut: int = 0
+    boundaries_moved: int = 0
+    no_room: list[str] = field(default_factory=list)
+
+    def add(self, encoded: Encoded) -> None:
+        self.prompts += 1
+        self.responses += len(encoded.responses)
+        self.prompts_cut += encoded.prompt_cut > 0
+        self.prompt_tokens_cut += encoded.prompt_cut
+        self.responses_cut += sum(cut > 0 for cut in encoded.response_cut)
+        self.response_tokens_cut += sum(encoded.response_cut)
+        self.boundaries_moved += encoded.boundary_moved
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**vars(self), "no_room": {"count": len(self.no_room), "ids": self.no_room[:20]}}
+
+    def summary(self) -> str:
+        """One line for people."""
+        return (
+            f"max_length {self.max_length}: {self.prompts_cut} of {self.prompts} prompts lost their beginning, "
+            f"{self.responses_cut} of {self.responses} responses their end, {len(self.no_room)} prompts left no room"
+        )
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The special tokens around a text pair: ``head prompt middle response tail``, and the response's type id."""
+
+    head: Ids
+    middle: Ids
+    tail: Ids
+    response_type: int
+
+
+Encode: TypeAlias = Callable[[Datum], Encoded]
+
+
+def pair_frame(tokenizer: Any) -> Frame | None:
+    """How an encoder's tokenizer joins two texts (``[CLS] a [SEP] b [SEP]``); ``None`` for a decoder's tokenizer."""
+    if tokenizer.cls_token_id is None or tokenizer.sep_token_id is None:
+        return None
+    word = next(token for token in range(len(tokenizer)) if token not in tokenizer.all_special_ids)
+    text = tokenizer.decode([word])
+    inside = len(tokenizer(text, add_special_tokens=False)["input_ids"])
+    both = tokenizer(text, text, return_token_type_ids=True)
+    ids, types = both["input_ids"], both.get("token_type_ids") or [0] * len(both["input_ids"])
+    special = [token in tokenizer.all_special_ids for token in ids]
+    head = special.index(False)
+    after = head + inside
+    middle = special.index(False, after) - after
+    return Frame(
+        tuple(ids[:head]),
+        tuple(ids[after : after + middle]),
+        tuple(ids[after + middle + inside :]),
+        types[after + middle],
+    )
+
+
+def encoder(tokenizer: Any, limits: Limits) -> Encode:
+    """The function that turns a datum into tokens under this tokenizer and these limits.
+
+    It raises UserError for a prompt that leaves no room for a response.
+    """
+    frame = pair_frame(tokenizer)
+    split = _split_pair(tokenizer, frame) if frame else _split_text(tokenizer)
+    fixed = len(frame.head) + len(frame.middle) + len(frame.tail) if frame else 0
+
+    def encode(datum: Datum) -> Encoded:
+        prompt, responses, moved = split(datum)
+        whole = len(prompt)
+        prompt = _cut_left(prompt, limits.max_prompt_length, tokenizer.bos_token_id)
+        room = limits.max_length - fixed - len(prompt)
+        if room < 1:
+            raise UserError(
+                f"{datum.source or datum.id}: the prompt has {len(prompt)} tokens and max_length {limits.max_length} "
+                "leaves no room for a response; raise max_length, or set max_prompt_length to cut the prompt's "
+                "beginning, or drop such rows with on_bad_row: drop"
+            )
+        return Encoded(
+            id=datum.id,
+            prompt=prompt,
+            responses=tuple(response[:room] for response in responses),
+            prompt_cut=whole - len(prompt),
+            response_cut=tuple(max(0, len(response) - room) for response in responses),
+            boundary_moved=moved,
+        )
+
+    return encode
+
+
+def encode_all(
+    data: Iterable[Datum], tokenizer: Any, limits: Limits, on_bad_row: str = "error"
+) -> tuple[list[tuple[Datum, Encoded]], Cuts]:
+    """Encode all data; a prompt without room is an error, or with ``on_bad_row="drop"`` it is left out and counted."""
+    encode = encoder(tokenizer, limits)
+    cuts = Cuts(limits.max_length, limits.max_prompt_length)
+    kept = []
+    for datum in tqdm(data, desc="tokenising", unit="prompt", leave=False, mininterval=1.0):
+        try:
+            encoded = encode(datum)
+        except UserError:
+            if on_bad_row == "error":
+                raise
+            cuts.no_room.append(datum.id)
+            continue
+        cuts.add(encoded)
+        kept.append((datum, encoded))
+    return kept, cuts
+
+
+def _cut_left(prompt: Ids, limit: int | None, bos: int | None) -> Ids:
+    """The last ``limit`` tokens; a leading beginning-of-text token stays in front."""
+    if limit is None or len(prompt) <= limit:
+        return prompt
+    if bos is not None and prompt[0] == bos and limit > 1:
+        return (bos, *prompt[len(prompt) - limit + 1 :])
+    return prompt[len(prompt) - limit :]
+
+
+def _split_pair(tokenizer: Any, frame: Frame) -> Callable[[Datum], tuple[Ids, tuple[Ids, ...], bool]]:
+    def ids(text: str) -> Ids:
+        return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def split(datum: Datum) -> tuple[Ids, tuple[Ids, ...], bool]:
+        prompt = ids(opening_text(datum.prompt))
+        return prompt, tuple(ids(response_text(response)) for response in datum.responses), False
+
+    return split
+
+
+def _split_text(tokenizer: Any) -> Callable[[Datum], tuple[Ids, tuple[Ids, ...], bool]]:
+    """Prompt and response are tokenised together, as any consumer of the saved model would, and parted afterwards.
+
+    A template already writes the special tokens; plain text gets the tokenizer's own, and one end-of-text token.
+    """
+    special = not tokenizer.chat_template
+    eos = tokenizer.eos_token_id
+
+    def ids(text: str) -> Ids:
+        out = tuple(tokenizer(text, add_special_tokens=special)["input_ids"])
+        return out[:-1] if special and len(out) > 1 and out[-1] == eos and not text.endswith(tokenizer.eos_token) else out
+
+    def split(datum: Datum) -> tuple[Ids, tuple[Ids, ...], bool]:
+        texts = [render(datum.prompt, response, tokenizer) for response in datum.responses]
+        opening = ids(texts[0][0])
+        wholes = [ids(whole) for _, whole in texts]
+        if special and eos is not None:
+            wholes = [whole if whole[-1:] == (eos,) else (*whole, eos) for whole in wholes]
+        shared = min(_common(opening, whole) for whole in wholes)
+        return opening[:shared], tuple(whole[shared:] for whole in wholes), shared < len(opening)
+
+    return split
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    """Length of the longest common prefix."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))

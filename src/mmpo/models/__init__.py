@@ -1,0 +1,16 @@
+"""Everything learned: Batch -> Reading."""
+
+from mmpo.models.load import load_policy, load_reward_model, load_tokenizer
+from mmpo.models.policy import AdapterOff, FrozenCopy, PolicyReader, Reference
+from mmpo.models.reward import RewardReader
+
+__all__ = [
+    "AdapterOff",
+    "FrozenCopy",
+    "PolicyReader",
+    "Reference",
+    "RewardReader",
+    "load_policy",
+    "load_reward_model",
+    "load_tokenizer",
+]

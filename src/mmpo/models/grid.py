@@ -1,0 +1,14 @@
+"""From N sequences to the [B, K] grid."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from mmpo.types import Batch
+
+
+def to_grid(values: Tensor, batch: Batch) -> Tensor:
+    """[N] values of the sequences -> [B, K] in fp32, 0 where there is no response."""
+    b, k = batch.evidence.mask.shape
+    flat = values.new_zeros(b * k, dtype=values.float().dtype)
+    return flat.index_copy(0, batch.tokens.slot, values.float()).view(b, k)

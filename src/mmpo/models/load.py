@@ -1,0 +1,100 @@
+"""Models and tokenizers by folder or hub id, ready to train or to score, and saved so that anyone can load them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from mmpo.errors import UserError, nearest
+
+
+def load_tokenizer(name: str, pad_token: str | None = None) -> Any:
+    """The tokenizer of a model. ``pad_token`` names its padding token; a new one is added to the vocabulary."""
+    tokenizer = _found(AutoTokenizer.from_pretrained, name)
+    if pad_token is not None:
+        if pad_token not in tokenizer.get_vocab():
+            tokenizer.add_special_tokens({"pad_token": pad_token})
+        tokenizer.pad_token = pad_token
+    if tokenizer.pad_token_id is None:
+        raise UserError(
+            f"the tokenizer of {name} has no pad token; name one with pad_token, for example pad_token: '<|pad|>' "
+            "(it is added to the vocabulary if it is new)"
+        )
+    return tokenizer
+
+
+def load_policy(name: str, tokenizer: Any, lora: Mapping[str, Any] | None = None, dtype: str = "float32") -> Any:
+    """A causal language model, with a fresh LoRA adapter if asked."""
+    model = _found(AutoModelForCausalLM.from_pretrained, name, dtype=_dtype(dtype))
+    return _adapted(_fitted(model, tokenizer), lora, "CAUSAL_LM")
+
+
+def load_reward_model(name: str, tokenizer: Any, lora: Mapping[str, Any] | None = None, dtype: str = "float32") -> Any:
+    """A sequence classifier with one label, from any encoder or decoder; a missing head is initialised.
+
+    ``problem_type`` is set to regression, so that no consumer puts a sigmoid over the raw score.
+    """
+    model = _found(
+        AutoModelForSequenceClassification.from_pretrained,
+        name,
+        num_labels=1,
+        problem_type="regression",
+        dtype=_dtype(dtype),
+    )
+    if tokenizer.pad_token_id == tokenizer.eos_token_id and tokenizer.cls_token_id is None:
+        raise UserError(
+            f"the tokenizer of {name} uses its end-of-text token for padding; a reward model would pool the token before "
+            "it. Name another pad token, for example pad_token: '<|pad|>'"
+        )
+    return _adapted(_fitted(model, tokenizer), lora, "SEQ_CLS")
+
+
+def without_dropout(model: Any) -> Any:
+    """The model with every dropout set to 0, so that policy and reference agree in training as in evaluation."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name in ("attention_dropout", "attn_dropout", "dropout", "dropout_prob"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+    return model
+
+
+def _fitted(model: Any, tokenizer: Any) -> Any:
+    """Vocabulary and pad token of model and tokenizer agree."""
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    if getattr(model, "generation_config", None) is not None:
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return model
+
+
+def _adapted(model: Any, lora: Mapping[str, Any] | None, task: str) -> Any:
+    if lora is None:
+        return model
+    for key in lora:
+        if key not in LoraConfig.__dataclass_fields__:
+            raise UserError(f"lora has no key {key!r}. {nearest(key, LoraConfig.__dataclass_fields__)}")
+    return get_peft_model(model, LoraConfig(**{"target_modules": "all-linear", "task_type": task, **lora}))
+
+
+def _dtype(name: str) -> torch.dtype:
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype):
+        raise UserError(f"dtype is {name!r}; use float32, bfloat16 or float16")
+    return dtype
+
+
+def _found(load: Any, name: str, **options: Any) -> Any:
+    if Path(name).exists() and not Path(name).is_dir():
+        raise UserError(f"model: {name} is a file; give the folder of a saved model or a hub id")
+    try:
+        return load(name, **options)
+    except (OSError, ValueError) as error:
+        raise UserError(f"model: cannot load {name!r}: {str(error).strip().splitlines()[0]}") from error
