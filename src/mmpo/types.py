@@ -6,9 +6,9 @@ Entry (i, j) of any [B, K, K] tensor reads "i over j".
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, Self, TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,8 +18,6 @@ from mmpo.matrix import between
 Message: TypeAlias = Mapping[str, Any]
 Text: TypeAlias = "str | Sequence[Message]"
 """A prompt or a response: plain text, or chat messages ``[{"role": ..., "content": ...}, ...]``."""
-
-T = TypeVar("T")
 
 
 # ---------------------------------------------------------------------------------------------- the text room
@@ -81,7 +79,7 @@ class Datum:
 class Tensors:
     """A record of tensors that moves between devices as one."""
 
-    def _map(self: T, change: Any) -> T:
+    def _map(self, change: Callable[[Any], Any]) -> Self:
         def apply(value: Any) -> Any:
             if isinstance(value, Tensor | Tensors):
                 return change(value)
@@ -89,13 +87,13 @@ class Tensors:
                 return {k: apply(v) for k, v in value.items()}
             return value
 
-        return replace(self, **{f.name: apply(getattr(self, f.name)) for f in fields(self)})  # type: ignore[type-var]
+        return replace(self, **{f.name: apply(getattr(self, f.name)) for f in fields(self)})
 
-    def to(self: T, *args: Any, **kwargs: Any) -> T:
-        return self._map(lambda t: t.to(*args, **kwargs))  # type: ignore[attr-defined]
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        return self._map(lambda t: t.to(*args, **kwargs))
 
-    def pin_memory(self: T) -> T:
-        return self._map(lambda t: t.pin_memory())  # type: ignore[attr-defined]
+    def pin_memory(self) -> Self:
+        return self._map(lambda t: t.pin_memory())
 
 
 @dataclass(frozen=True)
@@ -209,7 +207,10 @@ class Part:
     ``needs`` holds any of: "logps", "ref", "lengths", "rewards" (of the model), "grades", "votes" (of the evidence).
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset()
+    @property
+    def needs(self) -> frozenset[str]:
+        """What must be there before the part can run; most parts state it as a plain class attribute."""
+        return frozenset()
 
     @property
     def equation(self) -> str:

@@ -37,6 +37,8 @@ class Entry:
         return f"{self.title}. arXiv:{self.paper}" if self.paper else self.title
 
 
+_IPO = "A General Theoretical Paradigm to Understand Learning from Human Preferences"
+
 CATALOGUE: dict[str, Entry] = {
     entry.name: entry
     for entry in (
@@ -44,14 +46,16 @@ CATALOGUE: dict[str, Entry] = {
         Entry(policy.dpo, "2305.18290", "Direct Preference Optimization"),
         Entry(policy.cdpo, "", "Mitchell (2023), A note on DPO with noisy preferences"),
         Entry(policy.robust_dpo, "2403.00409", "Provably Robust DPO"),
-        Entry(policy.ipo_sum, "2310.12036", "A General Theoretical Paradigm to Understand Learning from Human Preferences"),
-        Entry(policy.ipo_mean, "2310.12036", "A General Theoretical Paradigm to Understand Learning from Human Preferences"),
+        Entry(policy.ipo_sum, "2310.12036", _IPO),
+        Entry(policy.ipo_mean, "2310.12036", _IPO),
         Entry(policy.simpo, "2405.14734", "SimPO: Simple Preference Optimization with a Reference-Free Reward"),
         Entry(policy.slic, "2305.10425", "SLiC-HF: Sequence Likelihood Calibration with Human Feedback"),
         Entry(policy.rpo, "2405.16436", "Provably Mitigating Overoptimization in RLHF: RPO"),
         Entry(policy.odpo, "2402.10571", "Direct Preference Optimization with an Offset"),
         Entry(reward.mmpo_reward, "2410.03145", "Margin Matching Preference Optimization"),
-        Entry(reward.bradley_terry, "2203.02155", "Training language models to follow instructions with human feedback"),
+        Entry(
+            reward.bradley_terry, "2203.02155", "Training language models to follow instructions with human feedback"
+        ),
         Entry(reward.margin_bradley_terry, "2307.09288", "Llama 2: Open Foundation and Fine-Tuned Chat Models"),
     )
 }

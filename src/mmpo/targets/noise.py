@@ -29,7 +29,7 @@ class Flip(Target):
         _check(self.eps)
 
     @property
-    def needs(self) -> frozenset[str]:  # type: ignore[override]
+    def needs(self) -> frozenset[str]:
         return self.of.needs
 
     @property
@@ -56,7 +56,7 @@ class Unflip(Target):
         _check(self.eps)
 
     @property
-    def needs(self) -> frozenset[str]:  # type: ignore[override]
+    def needs(self) -> frozenset[str]:
         return self.of.needs
 
     @property
