@@ -1,0 +1,123 @@
+"""A page of text, numbers, tables and figures as one self-contained HTML file."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import numbers
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import matplotlib as mpl
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+Cell: TypeAlias = "str | float | bool | None"
+
+
+def show(value: Any) -> str:
+    """A value as a reader wants it: 4 significant digits, thousands separated, a dash for nothing or NaN."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, numbers.Integral):
+        return f"{int(value):,}"
+    if isinstance(value, numbers.Real):
+        number = float(value)
+        if math.isnan(number):
+            return "–"
+        return f"{number:,.0f}" if 1e4 <= abs(number) < 1e15 else f"{number:.4g}"
+    return str(value)
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, numbers.Real) and not isinstance(value, bool))
+
+
+def _data_uri(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    # A fixed salt and no date: the same figure gives the same bytes.
+    with mpl.rc_context({"svg.hashsalt": "mmpo"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+@dataclass
+class _Section:
+    title: str
+    note: str
+    blocks: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+
+
+class Page:
+    """A page, filled from top to bottom; every method but ``write`` returns the page, so calls can be chained.
+
+    Whatever is given is text, never markup: a response that holds ``<script>`` is shown as those characters.
+    The file asks nothing of the network and runs no script.
+    """
+
+    def __init__(self, title: str, subtitle: str = "") -> None:
+        self.title = title
+        self.subtitle = subtitle
+        self._sections: list[_Section] = []
+
+    def section(self, title: str, note: str = "") -> Page:
+        """Open a section; what follows belongs to it."""
+        self._sections.append(_Section(title, note))
+        return self
+
+    def text(self, text: str) -> Page:
+        """A paragraph; a blank line starts the next one."""
+        return self._add("text", paragraphs=[part.strip() for part in text.split("\n\n") if part.strip()])
+
+    def warn(self, text: str) -> Page:
+        """Something the reader must not miss."""
+        return self._add("warn", text=text)
+
+    def numbers(self, tiles: Sequence[tuple[str, Cell, str]]) -> Page:
+        """The few main numbers, set large: (label, value, what it means)."""
+        return self._add("numbers", tiles=[(label, show(value), note) for label, value, note in tiles])
+
+    def facts(self, facts: Mapping[str, Cell]) -> Page:
+        """Names and values, one a line."""
+        return self._add("facts", facts=[(name, show(value)) for name, value in facts.items()])
+
+    def table(self, headers: Sequence[str], rows: Sequence[Sequence[Cell]], caption: str = "") -> Page:
+        """A table; numbers are set to the right. Raises ValueError where a row and the headers differ in length."""
+        for row in rows:
+            if len(row) != len(headers):
+                raise ValueError(f"a row of {len(row)} cells under {len(headers)} headers")
+        cells = [[(show(value), _is_number(value)) for value in row] for row in rows]
+        numeric = [all(_is_number(row[k]) for row in rows) for k in range(len(headers))]
+        return self._add("table", headers=list(zip(headers, numeric, strict=True)), rows=cells, caption=caption)
+
+    def figure(self, figure: Figure, caption: str) -> Page:
+        """A matplotlib figure; the caption also serves those who cannot see it."""
+        return self._add("figure", source=_data_uri(figure), caption=caption)
+
+    def html(self) -> str:
+        """The page as HTML."""
+        loader = PackageLoader("mmpo.report", ".")
+        environment = Environment(
+            loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        )
+        template = environment.get_template("page.html.j2")
+        return template.render(title=self.title, subtitle=self.subtitle, sections=self._sections)
+
+    def write(self, path: str | Path) -> Path:
+        """Write the page, with its folder where that is missing."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Text from the wild may hold half of a surrogate pair, which UTF-8 cannot carry.
+        path.write_bytes(self.html().encode("utf-8", "replace"))
+        return path
+
+    def _add(self, kind: str, **content: Any) -> Page:
+        if not self._sections:
+            self.section("")
+        self._sections[-1].blocks.append((kind, content))
+        return self
