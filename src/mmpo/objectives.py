@@ -40,7 +40,7 @@ class GapLogistic(Objective):
     """
 
     scale: float = 1.0
-    needs = frozenset({"grades"})
+    needs = frozenset({"offset"})
 
     @property
     def equation(self) -> str:

@@ -204,7 +204,8 @@ class Reading(Tensors):
 class Part:
     """A named part of a method: a frozen dataclass that states its equation and what it needs.
 
-    ``needs`` holds any of: "logps", "ref", "lengths", "rewards" (of the model), "grades", "votes" (of the evidence).
+    ``needs`` holds any of: "logps", "ref", "lengths", "rewards" (of the model), "grades", "votes" and "offset" (a graded
+    gap read as an additive margin; of the evidence).
     """
 
     @property

@@ -18,9 +18,10 @@ from mmpo.types import Batch, Reading, Tokens
 def response_logps(model: Any, tokens: Tokens) -> Tensor:
     """log pi(y|x) of each sequence, summed over its response tokens in fp32: Tokens [N, T] -> [N].
 
-    Logits are asked for from the first response token of the batch on, where the model can leave out the rest.
+    Logits are asked for from the first response token of the batch on, where the model can leave out the rest. A token
+    with nothing before it has no probability and is not scored.
     """
-    start = int(tokens.response_mask.argmax(-1).min())
+    start = max(1, int(tokens.response_mask.argmax(-1).min()))
     keep = tokens.input_ids.shape[1] - start + 1
     partial = {"logits_to_keep": keep} if _can_keep(model) else {}
     logits = model(

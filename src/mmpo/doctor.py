@@ -1,0 +1,142 @@
+"""Self-tests of a run before its first step: would this recipe train what it says?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from mmpo.batch import Collator, Example
+from mmpo.models import PolicyReader
+from mmpo.setup import Setup
+from mmpo.types import Batch, Reading
+
+TOLERANCE = 1e-4
+LOOSE = 2e-2
+"""For half precision, where a log-prob of a few hundred nats is exact to about 1 in 256."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: its name, whether it passed, what was measured, and the mend where it failed."""
+
+    name: str
+    passed: bool
+    measured: str
+    mend: str = ""
+
+    def __str__(self) -> str:
+        return f"{'ok  ' if self.passed else 'FAIL'} {self.name}: {self.measured}" + (
+            "" if self.passed else f" -> {self.mend}"
+        )
+
+
+@torch.no_grad()
+def examine(setup: Setup, prompts: int = 4) -> list[Finding]:
+    """Run every check on a few prompts, in evaluation mode. The model is left as it was."""
+    model, was_training = setup.model, setup.model.training
+    model.eval()
+    try:
+        batch = _batch(setup, setup.examples[:prompts])
+        reading = setup.reader(model, batch)
+        findings = [_boundary(setup.examples), _finite(reading), _alone(setup, prompts)]
+        if setup.record.get("fresh", True) and "ref" in setup.method.needs:
+            findings.append(_reference_is_start(setup, batch, reading))
+        if batch.ref_logps is not None and isinstance(setup.reader, PolicyReader):
+            findings.append(_cache_is_live(setup, batch, reading))
+        findings.append(_saturation(setup))
+        return findings
+    finally:
+        model.train(was_training)
+
+
+def _batch(setup: Setup, examples: Sequence[Example]) -> Batch:
+    return Collator.of(setup.tokenizer).batch(examples).to(next(setup.model.parameters()).device)
+
+
+def _tolerance(setup: Setup) -> float:
+    return TOLERANCE if next(setup.model.parameters()).dtype == torch.float32 else LOOSE
+
+
+def _scale(values: torch.Tensor) -> float:
+    return max(1.0, float(values.abs().max()))
+
+
+def _boundary(examples: Sequence[Example]) -> Finding:
+    moved = [example.encoded.id for example in examples if example.encoded.boundary_moved]
+    return Finding(
+        "prompt boundary tokenised alike",
+        not moved,
+        f"{len(moved)} of {len(examples)} prompts end differently alone than before their responses"
+        + (f" (first: {moved[0]})" if moved else ""),
+        "end prompts on a token boundary (a newline, or a chat template that renders the prompt the same way)",
+    )
+
+
+def _finite(reading: Reading) -> Finding:
+    values = reading.rewards if reading.rewards is not None else reading.require("logps")
+    return Finding(
+        "finite numbers", bool(values.isfinite().all()), f"largest magnitude {float(values.abs().max()):.4g}",
+        "look at the model's weights and dtype",
+    )  # fmt: skip
+
+
+def _alone(setup: Setup, prompts: int) -> Finding:
+    """Padding must not change what the model says: every prompt alone against all in one batch."""
+
+    def values(examples: Sequence[Example]) -> torch.Tensor:
+        reading = setup.reader(setup.model, _batch(setup, examples))
+        said = reading.rewards if reading.rewards is not None else reading.require("logps")
+        return said[reading.mask]
+
+    examples = setup.examples[:prompts]
+    together, alone = values(examples), torch.cat([values([example]) for example in examples])
+    gap = float((together - alone).abs().max()) / _scale(alone)
+    return Finding(
+        "padded = alone", gap <= _tolerance(setup), f"largest relative difference {gap:.1e}",
+        "the model ignores its attention mask, or reads padding; check pad_token",
+    )  # fmt: skip
+
+
+def _reference_is_start(setup: Setup, batch: Batch, reading: Reading) -> Finding:
+    outcome = setup.method(batch.evidence, reading)
+    at_zero = setup.method.objective(outcome.p, torch.zeros_like(outcome.m), batch.evidence).mean()
+    largest = float(outcome.m.abs().max())
+    bare = outcome.loss - sum(term.mean() for term in outcome.terms.values())
+    gap = abs(float(bare - at_zero))
+    ln2 = f", ln 2 = {math.log(2):.6f}" if abs(float(at_zero) - math.log(2)) < 1e-6 else ""
+    return Finding(
+        "policy = reference at the start", gap <= _tolerance(setup) * _scale(at_zero) and largest <= _tolerance(setup) * _scale(
+            reading.require("logps")),
+        f"first loss {float(bare):.6f}, expected {float(at_zero):.6f}{ln2}",
+        "the reference differs from the model that training starts from; check reference, dropout and dtype",
+    )  # fmt: skip
+
+
+def _cache_is_live(setup: Setup, batch: Batch, reading: Reading) -> Finding:
+    live = setup.reader(setup.model, replace(batch, ref_logps=None)).require("logps")
+    cached = reading.require("ref_logps")
+    gap = float((live - cached)[reading.mask].abs().max()) / _scale(live)
+    return Finding(
+        "cached = live reference", gap <= _tolerance(setup), f"largest relative difference {gap:.1e}",
+        "the cache belongs to other weights or texts; compute it anew",
+    )  # fmt: skip
+
+
+def _saturation(setup: Setup) -> Finding:
+    counts = [0, 0]
+    for example in setup.examples:
+        p = setup.method.target(example.evidence, torch.zeros_like(example.evidence.weight))
+        said = example.evidence.compared
+        share = (p / example.evidence.weight.where(said, torch.ones_like(p)))[said]
+        counts[0] += int((share > 0.99).sum())
+        counts[1] += int(said.sum()) // 2
+    part = counts[0] / max(counts[1], 1)
+    soft = {"grades", "votes"} & setup.method.target.needs
+    return Finding(
+        "targets keep their grades", not soft or part < 0.5,
+        f"{part:.0%} of {counts[1]} targets are above 0.99" + ("" if soft else " (hard targets by choice)"),
+        "gamma is too large for these grades: lower it, use gamma: auto, or shape.rescale: log1p",
+    )  # fmt: skip

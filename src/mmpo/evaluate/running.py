@@ -1,0 +1,72 @@
+"""Means over the batches of a logging window or an evaluation, read from the P and M of the loss itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from mmpo.types import Outcome, Reading
+
+
+def majority(p: Tensor) -> Tensor:
+    """Who won each comparison: 1 for the winner's entry, 1/2 to both in a tie, 0 elsewhere. [B, K, K] -> the same."""
+    said = (p != 0) | (p.mT != 0)
+    return torch.where(said, torch.heaviside(p - p.mT, p.new_tensor(0.5)), 0.0)
+
+
+@dataclass
+class Tally:
+    """Sums since the last ``flush``; the keys are those that trackers know from the field.
+
+    ``rewards/chosen`` and ``rewards/rejected`` average the model's reward over the winners and losers of all
+    comparisons, ``rewards/margins`` their difference, ``rewards/accuracies`` the share the model orders like the
+    majority, ties counting half. ``logps/...`` do the same for log-probabilities.
+    """
+
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    comparisons: Tensor | float = 0.0
+    data: int = 0
+
+    @torch.no_grad()
+    def add(self, outcome: Outcome, reading: Reading) -> None:
+        won = majority(outcome.p)
+        per_comparison = {
+            "rewards/chosen": won.sum(-1) * outcome.rewards,
+            "rewards/rejected": won.sum(-2) * outcome.rewards,
+            "rewards/margins": won * outcome.m,
+            "rewards/accuracies": won * torch.heaviside(outcome.m, outcome.m.new_tensor(0.5)),
+        }
+        if reading.logps is not None:
+            per_comparison["logps/chosen"] = won.sum(-1) * reading.logps
+            per_comparison["logps/rejected"] = won.sum(-2) * reading.logps
+        for name, value in per_comparison.items():
+            self._sum(name, value)
+        self.comparisons += won.sum()
+        for name, term in outcome.terms.items():
+            self._sum(f"terms/{name}", term)
+        self._sum("loss", outcome.losses)
+        self.data += len(outcome.losses)
+
+    def _sum(self, name: str, value: Tensor) -> None:
+        self.sums[name] = self.sums[name] + value.sum() if name in self.sums else value.sum()
+
+    def flush(self, reduce: Callable[[Tensor], Tensor] = lambda total: total) -> dict[str, float]:
+        """The means, and a fresh start. ``reduce`` sums a tensor over processes."""
+        if not self.data:
+            return {}
+        names = sorted(self.sums)
+        counts = torch.stack([torch.as_tensor(n, dtype=torch.float64) for n in (self.comparisons, float(self.data))])
+        totals = torch.cat([torch.stack([self.sums[name] for name in names]).cpu().double(), counts.cpu()])
+        *sums, comparisons, data = reduce(totals).tolist()
+        self.sums, self.comparisons, self.data = {}, 0.0, 0
+        return {
+            name: total / (data if _is_of_data(name) else max(comparisons, 1.0))
+            for name, total in zip(names, sums, strict=True)
+        }
+
+
+def _is_of_data(name: str) -> bool:
+    return name == "loss" or name.startswith("terms/")

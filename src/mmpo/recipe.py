@@ -1,0 +1,207 @@
+"""A recipe: what to train, on what, how. YAML or flags, checked before anything is loaded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from transformers import TrainingArguments
+
+from mmpo.batch import Limits
+from mmpo.data import Source
+from mmpo.errors import UserError, nearest
+from mmpo.methods import CATALOGUE
+
+TRAINING_KEYS = {f.name: f for f in fields(TrainingArguments) if f.init}
+
+
+class Shape(BaseModel):
+    """What to do with the data before training; each step is counted in the record."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    rescale: Literal["log1p", "zscore", "minmax"] | None = None
+    max_responses: int | None = Field(None, ge=2)
+    max_pairs: int | None = Field(None, ge=1)
+
+
+class Recipe(BaseModel):
+    """The keys of a recipe that are not those of TrainingArguments.
+
+    Attributes:
+        model: folder or hub id.
+        method: ``{name: mmpo, gamma: 2.2}``; ``gamma: auto`` fits it to the data.
+        data, eval_data: sources, each a path or ``{path, split, weight, margin, grade, limit}``.
+        task: policy or reward; derived from the method, and checked against it if given.
+        reference: where a policy's reference log-probs come from: ``copy`` (a second model), ``adapter`` (LoRA
+            switched off) or ``cached`` (computed once, before training). Default: adapter with LoRA, else copy.
+        lora: keys of peft.LoraConfig.
+        training: keys of transformers.TrainingArguments.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str
+    method: dict[str, Any]
+    data: list[Source]
+    eval_data: list[Source] = []
+    task: Literal["policy", "reward"] | None = None
+    reference: Literal["copy", "adapter", "cached"] | None = None
+    lora: dict[str, Any] | None = None
+    shape: Shape = Shape()
+    max_length: int = 1024
+    max_prompt_length: int | None = None
+    pad_token: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    disable_dropout: bool = True
+    on_bad_row: Literal["error", "drop"] = "error"
+    training: dict[str, Any]
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("data", "eval_data", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        items = value if isinstance(value, list) else [value]
+        return [item if isinstance(item, Source) else Source.parse(item) for item in items]
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(self.max_length, self.max_prompt_length)
+
+    @property
+    def output_dir(self) -> Path:
+        return Path(self.training["output_dir"])
+
+    def arguments(self) -> TrainingArguments:
+        """The TrainingArguments of this recipe."""
+        try:
+            return TrainingArguments(**self.training)
+        except (ValueError, TypeError, ImportError) as error:
+            raise UserError(f"recipe: {str(error).strip().splitlines()[0]}") from error
+
+
+def read_recipe(path: str | Path | None, overrides: Mapping[str, Any] = {}) -> Recipe:
+    """A recipe from YAML and overrides (dotted keys: ``method.gamma``). Raises UserError naming the key and the mend."""
+    where = str(path) if path else "recipe"
+    content = _yaml_file(Path(path)) if path else {}
+    for key, value in overrides.items():
+        _set(content, key.split("."), value, where)
+    return make_recipe(content, where)
+
+
+def make_recipe(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
+    """A recipe from a flat mapping, in which the keys of TrainingArguments stand beside our own."""
+    own = set(Recipe.model_fields) - {"training"}
+    ours: dict[str, Any] = {}
+    training: dict[str, Any] = {}
+    for key, value in content.items():
+        if key in own:
+            ours[key] = value
+        elif key in TRAINING_KEYS:
+            training[key] = _typed(key, value, where)
+        else:
+            raise UserError(f"{where}: unknown key {key!r}. {nearest(key, own | set(TRAINING_KEYS))}")
+    for key in ("model", "method", "data"):
+        if key not in ours:
+            raise UserError(f"{where}: {key!r} is missing; a recipe needs model, method, data and output_dir")
+    if "output_dir" not in training:
+        raise UserError(f"{where}: 'output_dir' is missing; name the folder for the trained model")
+    try:
+        recipe = Recipe(**ours, training=_defaults(training))
+    except ValidationError as error:
+        raise UserError(f"{where}: {_first(error)}") from error
+    _check_method(recipe, where)
+    return recipe
+
+
+def parse_value(text: str) -> Any:
+    """The value of a command-line flag, read as YAML."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError:
+        return text
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people mean it: 1e-5 is a number."""
+
+
+_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)$"),
+    list("-+0123456789."),
+)
+
+
+def _defaults(training: dict[str, Any]) -> dict[str, Any]:
+    return {"report_to": "none", "logging_steps": 10, "eval_on_start": False, **training}
+
+
+def _check_method(recipe: Recipe, where: str) -> None:
+    name = recipe.method.get("name")
+    if name not in CATALOGUE:
+        raise UserError(f"{where}: unknown method {name!r}. {nearest(str(name), CATALOGUE)}")
+    task = CATALOGUE[name].build().task
+    if recipe.task not in (None, task):
+        raise UserError(f"{where}: method {name!r} trains a {task} model, but task is {recipe.task!r}")
+    if recipe.reference == "adapter" and recipe.lora is None:
+        raise UserError(f"{where}: reference is 'adapter' but there is no lora; use reference: copy, or add lora: {{r: 16}}")
+    if recipe.reference is not None and "ref" not in CATALOGUE[name].build().needs:
+        raise UserError(f"{where}: method {name!r} uses no reference; remove the key 'reference'")
+
+
+def _yaml_file(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML recipe") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a recipe is a mapping of keys to values")
+    return content
+
+
+def _set(content: dict[str, Any], keys: Sequence[str], value: Any, where: str) -> None:
+    *path, last = keys
+    for key in path:
+        content = content.setdefault(key, {})
+        if isinstance(content, str) and key == "method":
+            raise UserError(f"{where}: write method as {{name: {content}}} to set {'.'.join(keys)}")
+        if not isinstance(content, dict):
+            raise UserError(f"{where}: {key!r} is no mapping, so {'.'.join(keys)!r} cannot be set")
+    content[last] = value
+
+
+def _typed(key: str, value: Any, where: str) -> Any:
+    try:
+        TypeAdapter(_annotation(key)).validate_python(value)
+    except ValidationError as error:
+        raise UserError(f"{where}: {key} is {value!r}; {error.errors()[0]['msg']}") from error
+    except (NameError, TypeError):
+        return value
+    return value
+
+
+def _annotation(key: str) -> Any:
+    import typing
+
+    return typing.get_type_hints(TrainingArguments)[key]
+
+
+def _first(error: ValidationError) -> str:
+    details = error.errors()[0]
+    key = ".".join(str(part) for part in details["loc"])
+    if details["type"] == "extra_forbidden":
+        scope = Shape.model_fields if str(details["loc"][0]) == "shape" else Recipe.model_fields
+        return f"unknown key {key!r}. {nearest(str(details['loc'][-1]), scope)}"
+    return f"{key}: {details['msg']}"
