@@ -1,0 +1,92 @@
+"""The rows of well-known data sets as they stand on the hub, a raw row -> a Datum."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmpo.data import texts
+from mmpo.data.rows import BadRow, Row, number, response
+from mmpo.data.schemas import Schema, refuse_grade
+from mmpo.data.source import Source
+from mmpo.errors import UserError, nearest
+from mmpo.types import Datum, Judgement, Text
+
+ULTRAFEEDBACK_GRADES = ("overall_score", "fine-grained_score")
+
+
+def ultrafeedback(row: Row, source: Source) -> Datum:
+    """openbmb/UltraFeedback: ``instruction`` and ``completions`` with ``response`` and two overall grades."""
+    grade = source.grade or ULTRAFEEDBACK_GRADES[0]
+    if grade not in ULTRAFEEDBACK_GRADES:
+        raise UserError(f"{source.path}: no grade {grade!r}. {nearest(grade, ULTRAFEEDBACK_GRADES)}")
+    responses, grades = _graded_list(row, "completions", "response", grade)
+    return Datum("", row.prompt("instruction"), responses, grades)
+
+
+def nectar(row: Row, source: Source) -> Datum:
+    """berkeley-nest/Nectar: ``prompt`` and ``answers`` with ``answer`` and ``rank``, 1 being the best."""
+    refuse_grade(source, "Nectar rows state ranks alone")
+    responses, ranks = _graded_list(row, "answers", "answer", "rank")
+    return Datum("", row.prompt(), responses, tuple(-rank for rank in ranks), ranked=True)
+
+
+def shp(row: Row, source: Source) -> Datum:
+    """stanfordnlp/SHP: a post (``history``) and two comments with their upvotes, which are the grades."""
+    refuse_grade(source, "SHP rows state upvotes alone")
+    responses = (row.response("human_ref_A"), row.response("human_ref_B"))
+    grades = (row.number("score_A"), row.number("score_B"))
+    if row.has("labels") and (grades[0] - grades[1]) * (2 * row.number("labels") - 1) < 0:
+        row.note("labels disagrees with score_A and score_B; the scores were used")
+    return Datum("", row.prompt("history"), responses, grades)
+
+
+def helpsteer2_preference(row: Row, source: Source) -> Datum:
+    """nvidia/HelpSteer2, preference: ``preference_strength`` from -3 to 3, positive where response 2 is better."""
+    refuse_grade(source, "HelpSteer2 preference rows state one strength alone")
+    responses = (row.response("response_1"), row.response("response_2"))
+    gap = -row.number("preference_strength")
+    return Datum("", row.prompt(), responses, judgements=(Judgement(0, 1, gap=gap),))
+
+
+def helpsteer3(row: Row, source: Source) -> Datum:
+    """nvidia/HelpSteer3: ``overall_preference`` from -3 to 3, negative where response 1 is better.
+
+    The overall preference is the gap; each of ``individual_preference`` is one vote. Annotators are anonymous, so
+    "annotator1" of two rows need not be the same person.
+    """
+    refuse_grade(source, "HelpSteer3 rows state one preference alone")
+    prompt, responses = texts.uniform(row.prompt("context"), (row.response("response1"), row.response("response2")))
+    judgements = [Judgement(0, 1, gap=-row.number("overall_preference"))]
+    for a, one in enumerate(row.items("individual_preference") if row.has("individual_preference") else []):
+        lead = number(_field(one, "score", f"individual_preference[{a}]"), f"individual_preference[{a}].score")
+        judgements.append(Judgement(0, 1, p=0.5 if lead == 0 else float(lead < 0), annotator=f"annotator{a + 1}"))
+    return Datum("", prompt, responses, judgements=tuple(judgements))
+
+
+def _graded_list(row: Row, column: str, text: str, grade: str) -> tuple[tuple[Text, ...], tuple[float, ...]]:
+    entries = row.items(column)
+    if len(entries) < 2:
+        raise BadRow("fewer than 2 responses", f"{column} has {len(entries)} entries; give at least 2")
+    names = [f"{column}[{i}]" for i in range(len(entries))]
+    responses = tuple(response(_field(e, text, n), f"{n}.{text}") for e, n in zip(entries, names, strict=True))
+    return responses, tuple(number(_field(e, grade, n), f"{n}.{grade}") for e, n in zip(entries, names, strict=True))
+
+
+def _field(entry: Any, name: str, where: str) -> Any:
+    if not isinstance(entry, Mapping):
+        raise BadRow("wrong type", f"{where} is not a mapping; give one with {name}")
+    if name not in entry:
+        raise BadRow("column missing", f"{where}.{name} is missing; give it")
+    return entry[name]
+
+
+HUB_SCHEMAS = (
+    Schema("UltraFeedback", frozenset({"instruction", "completions"}), ultrafeedback),
+    Schema("SHP", frozenset({"history", "human_ref_A", "human_ref_B"}), shp),
+    Schema(
+        "HelpSteer2 preference", frozenset({"response_1", "response_2", "preference_strength"}), helpsteer2_preference
+    ),
+    Schema("HelpSteer3", frozenset({"context", "response1", "response2", "overall_preference"}), helpsteer3),
+    Schema("Nectar", frozenset({"prompt", "answers"}), nectar),
+)

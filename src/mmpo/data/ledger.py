@@ -1,0 +1,118 @@
+"""What became of every row: nothing is dropped, folded or ignored without a count."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+LISTED = 20
+"""How many of the rows dropped for one reason are listed by name."""
+
+_FEEDBACK = re.compile(
+    r"score|rating|vote|margin|^rank|_rank|weight|^p_|_p_|prefer|label|grade|reward|winner|helpful|strength", re.I
+)
+
+
+@dataclass
+class Dropped:
+    """Rows dropped for one reason: how many, and the first of them by name."""
+
+    count: int = 0
+    rows: list[str] = field(default_factory=list)
+
+    def add(self, row: str) -> None:
+        self.count += 1
+        if len(self.rows) < LISTED:
+            self.rows.append(row)
+
+    def merge(self, other: Dropped) -> None:
+        self.count += other.count
+        self.rows = (self.rows + other.rows)[:LISTED]
+
+
+@dataclass
+class Ledger:
+    """The account of a load. Always ``rows_in == rows_used + sum of dropped``.
+
+    Attributes:
+        name: the source, or "all" for the sum of several.
+        rows_in: rows read.
+        rows_used: rows that are in the data.
+        data: prompts with their responses made from them (rows of one response each are gathered by prompt).
+        repeated: data used once more because the source has a weight above 1.
+        dropped: reason -> rows.
+        shapes: row shape -> number of rows.
+        provides: kind of feedback -> number of rows: "grades", "ranks", "votes", "offset", "annotators".
+        columns_used: the columns that were read.
+        columns_unused: the others.
+        notes: what else the reader should know, in words.
+        parts: the ledgers of the single sources.
+    """
+
+    name: str
+    rows_in: int = 0
+    rows_used: int = 0
+    data: int = 0
+    repeated: int = 0
+    dropped: dict[str, Dropped] = field(default_factory=dict)
+    shapes: Counter[str] = field(default_factory=Counter)
+    provides: Counter[str] = field(default_factory=Counter)
+    columns_used: set[str] = field(default_factory=set)
+    columns_unused: set[str] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
+    parts: tuple[Ledger, ...] = ()
+
+    def drop(self, reason: str, row: str) -> None:
+        self.dropped.setdefault(reason, Dropped()).add(row)
+
+    @property
+    def rows_dropped(self) -> int:
+        return sum(d.count for d in self.dropped.values())
+
+    @property
+    def unused_feedback(self) -> list[str]:
+        """Columns that were not used although their names sound like feedback."""
+        return sorted(c for c in self.columns_unused if _FEEDBACK.search(c))
+
+    @classmethod
+    def total(cls, parts: Iterable[Ledger]) -> Ledger:
+        """The sum of several ledgers; a single one is returned as it is."""
+        parts = tuple(parts)
+        if len(parts) == 1:
+            return parts[0]
+        out = cls("all", parts=parts)
+        for part in parts:
+            out.rows_in += part.rows_in
+            out.rows_used += part.rows_used
+            out.data += part.data
+            out.repeated += part.repeated
+            out.shapes += part.shapes
+            out.provides += part.provides
+            out.columns_used |= part.columns_used
+            out.columns_unused |= part.columns_unused
+            out.notes += [f"{part.name}: {note}" for note in part.notes]
+            for reason, dropped in part.dropped.items():
+                out.dropped.setdefault(reason, Dropped()).merge(dropped)
+        return out
+
+    def as_dict(self) -> dict[str, Any]:
+        """The account as plain JSON."""
+        return {
+            "name": self.name,
+            "rows_in": self.rows_in,
+            "rows_used": self.rows_used,
+            "rows_dropped": self.rows_dropped,
+            "data": self.data,
+            "repeated": self.repeated,
+            "dropped": {reason: {"count": d.count, "rows": list(d.rows)} for reason, d in self.dropped.items()},
+            "shapes": dict(self.shapes),
+            "provides": dict(self.provides),
+            "columns_used": sorted(self.columns_used),
+            "columns_unused": sorted(self.columns_unused),
+            "unused_feedback": self.unused_feedback,
+            "notes": list(self.notes),
+            "parts": [part.as_dict() for part in self.parts],
+        }

@@ -1,0 +1,215 @@
+"""Sources -> data and the account of every row."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from mmpo.data import texts
+from mmpo.data.hub_schemas import HUB_SCHEMAS
+from mmpo.data.ledger import Ledger
+from mmpo.data.read import has_own_splits, read
+from mmpo.data.rows import BadRow, Row
+from mmpo.data.schemas import SCHEMAS, Schema
+from mmpo.data.source import Source
+from mmpo.errors import UserError
+from mmpo.types import Datum
+
+ALL_SCHEMAS = (*HUB_SCHEMAS, *SCHEMAS)
+
+OnBadRow = Literal["error", "drop"]
+Sources = Source | str | Mapping[str, Any] | Iterable["Source | str | Mapping[str, Any]"]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Data, and the account of the rows they came from."""
+
+    data: list[Datum]
+    ledger: Ledger
+
+
+def load(sources: Sources, *, on_bad_row: OnBadRow = "error", seed: int = 0) -> Loaded:
+    """Read sources; every row becomes one Datum (rows of one response each are gathered by prompt).
+
+    Args:
+        sources: one or several paths, mappings of the fields of ``Source``, or Sources.
+        on_bad_row: "error" stops at the first bad row; "drop" leaves bad rows out and counts them by reason.
+        seed: draws the share of a source whose weight is no whole number.
+
+    Raises:
+        UserError: a bad row under "error", an unknown row shape, a source without one usable row.
+    """
+    if on_bad_row not in ("error", "drop"):
+        raise UserError(f"on_bad_row is {on_bad_row!r}; give 'error' or 'drop'")
+    listed = [sources] if isinstance(sources, str | Mapping | Source) else list(sources)
+    if not listed:
+        raise UserError("data: no source is given; give a path")
+    loaded = [_load_one(Source.parse(s), on_bad_row, seed + n) for n, s in enumerate(listed)]
+    return Loaded([d for one in loaded for d in one.data], Ledger.total(one.ledger for one in loaded))
+
+
+def _load_one(source: Source, on_bad_row: OnBadRow, seed: int) -> Loaded:
+    ledger = Ledger(source.path)
+    data = list(_parsed(source, ledger, on_bad_row))
+    data = _gather(data, ledger)
+    if not data:
+        raise UserError(_nothing(source, ledger))
+    if source.margin is not None and "margin" not in ledger.columns_used | ledger.columns_unused:
+        raise UserError(
+            f"{source.path}: margin is set to {source.margin!r}, but no row has a column 'margin'; leave it out"
+        )
+    data = _mix(_unique_ids(data, ledger), source, ledger, seed)
+    ledger.data = len(data)
+    return Loaded(data, ledger)
+
+
+def _parsed(source: Source, ledger: Ledger, on_bad_row: OnBadRow) -> Iterator[Datum]:
+    notes: Counter[str] = Counter()
+    for n, raw in read(source):
+        if ledger.rows_used == source.limit:
+            ledger.notes.append(f"limit {source.limit}: the rows from {n} on were not read")
+            break
+        where = f"{source.path}:{n}"
+        ledger.rows_in += 1
+        row = Row(raw) if not isinstance(raw, BadRow) else Row({})
+        try:
+            if isinstance(raw, BadRow):
+                raise raw
+            if not _in_split(row, source):
+                ledger.drop("other split", where)
+                continue
+            datum = _datum(row, source, ledger, where)
+        except BadRow as bad:
+            if on_bad_row == "error":
+                raise UserError(f"{where}: {bad} or drop the row (on_bad_row: drop)") from bad
+            ledger.drop(bad.reason, where)
+            continue
+        finally:
+            ledger.columns_used |= row.used
+            ledger.columns_unused |= row.columns - row.used
+        notes.update(row.notes)
+        ledger.rows_used += 1
+        yield datum
+    ledger.columns_unused -= ledger.columns_used
+    ledger.notes += [f"{note} ({count} rows)" for note, count in notes.items()]
+
+
+def _datum(row: Row, source: Source, ledger: Ledger, where: str) -> Datum:
+    schema = _recognise(row)
+    datum = schema.read(row, source)
+    if row.has("weight"):
+        datum = replace(datum, weight=row.weight("weight"))
+    ledger.shapes[schema.name] += 1
+    ledger.provides.update(_kinds(datum, source))
+    name = str(row.value("id")) if row.has("id") else where
+    return replace(datum, id=name, split=_split_of(row), source=where)
+
+
+def _recognise(row: Row) -> Schema:
+    for schema in ALL_SCHEMAS:
+        if schema.columns <= row.columns:
+            return schema
+    known = "; ".join(f"{s.name} ({', '.join(sorted(s.columns))})" for s in ALL_SCHEMAS)
+    raise BadRow(
+        "unknown row shape",
+        f"no known row shape; the columns are {', '.join(sorted(row.columns)) or 'none'}; known shapes: {known};",
+    )
+
+
+def _kinds(datum: Datum, source: Source) -> list[str]:
+    """The kinds of feedback that a datum carries."""
+    gaps = any(j.gap is not None for j in datum.judgements)
+    named = datum.annotator_grades or any(j.annotator is not None for j in datum.judgements)
+    found = {
+        "grades": datum.grades is not None or (gaps and source.margin != "offset"),
+        "ranks": datum.ranked,
+        "votes": any(j.p is not None for j in datum.judgements),
+        "offset": gaps and source.margin == "offset",
+        "annotators": bool(named),
+    }
+    return [kind for kind, there in found.items() if there]
+
+
+# ---------------------------------------------------------------------------------------------- splits
+
+
+def _split_of(row: Row) -> str | None:
+    value = row.value("split") if row.has("split") else None
+    return None if value is None else str(value)
+
+
+def _in_split(row: Row, source: Source) -> bool:
+    if source.split is None or has_own_splits(source):
+        return True
+    if not row.has("split"):
+        raise UserError(f"{source.path}: split is {source.split!r}, but rows have no column 'split'; leave it out")
+    return _split_of(row) == source.split
+
+
+def _nothing(source: Source, ledger: Ledger) -> str:
+    """Why a source gave no data at all."""
+    if not ledger.rows_in:
+        return f"{source.path}: holds no rows; give at least one"
+    reasons = ", ".join(f"{reason} ({d.count}, first {d.rows[0]})" for reason, d in ledger.dropped.items())
+    return f"{source.path}: none of its {ledger.rows_in} rows can be used: {reasons}"
+
+
+# ---------------------------------------------------------------------------------------------- rows to data
+
+
+def _gather(data: list[Datum], ledger: Ledger) -> list[Datum]:
+    """Rows of one response each become one Datum a prompt, in the order of the first row of the prompt."""
+    groups: dict[str, list[Datum]] = {}
+    for d in data:
+        group = texts.key(d.prompt) if len(d.responses) == 1 else d.source
+        groups.setdefault(group, []).append(d)
+    return [one for group in groups.values() if (one := _gathered(group, ledger)) is not None]
+
+
+def _gathered(group: list[Datum], ledger: Ledger) -> Datum | None:
+    first = group[0]
+    if len(first.responses) > 1:
+        return first
+    if len(group) == 1:
+        ledger.rows_used -= 1
+        ledger.drop("the only response to its prompt", first.source)
+        return None
+    prompt, responses = texts.uniform(first.prompt, [r for d in group for r in d.responses])
+    grades = tuple(g for d in group for g in d.grades or ())
+    return replace(first, prompt=prompt, responses=responses, grades=grades)
+
+
+def _unique_ids(data: list[Datum], ledger: Ledger) -> list[Datum]:
+    seen: Counter[str] = Counter()
+    out = []
+    for d in data:
+        seen[d.id] += 1
+        out.append(d if seen[d.id] == 1 else replace(d, id=f"{d.id}#{d.source}"))
+    again = sum(n - 1 for n in seen.values())
+    if again:
+        ledger.notes.append(f"{again} rows have an id that an earlier row has; their file and row were added to it")
+    return out
+
+
+def _mix(data: list[Datum], source: Source, ledger: Ledger, seed: int) -> list[Datum]:
+    """The share or multiple of the data that the source's weight asks for."""
+    if source.weight == 1:
+        return data
+    whole, part = int(source.weight), source.weight % 1
+    drawn = set(random.Random(seed).sample(range(len(data)), round(part * len(data))))
+    times = [whole + (n in drawn) for n in range(len(data))]
+    if not any(times):
+        raise UserError(f"{source.path}: weight {source.weight:g} of {len(data)} prompts draws none; raise it")
+    ledger.repeated = sum(max(t - 1, 0) for t in times)
+    for d, t in zip(data, times, strict=True):
+        if t == 0:
+            ledger.rows_used -= 1
+            ledger.drop(f"not drawn (weight {source.weight:g})", d.source)
+    copies = [
+        replace(d, id=d.id if c == 0 else f"{d.id}~{c + 1}") for d, t in zip(data, times, strict=True) for c in range(t)
+    ]
+    return copies

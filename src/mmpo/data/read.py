@@ -1,0 +1,152 @@
+"""A path -> its raw rows, numbered from 1."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from mmpo.data.rows import BadRow
+from mmpo.data.source import Source
+from mmpo.errors import UserError
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
+_LARGE = 5_000_000
+"""Files above this many bytes show a progress bar."""
+
+Numbered = Iterator[tuple[int, "dict[str, Any] | BadRow"]]
+
+
+def read(source: Source) -> Numbered:
+    """The rows of a source with their 1-based number (of a .jsonl: the line). A row that is no JSON object is a BadRow.
+
+    Raises UserError where there is nothing to read.
+    """
+    path = Path(source.path)
+    if path.is_dir():
+        return _table(_saved(source), source.path)
+    suffix = next((s for s in SUFFIXES if source.path.endswith(s)), None)
+    if suffix is None:
+        if path.is_file():
+            raise UserError(f"{source.path}: unknown kind of file; give one of {', '.join(SUFFIXES)}")
+        return _table(_hub(source), source.path)
+    if not path.is_file():
+        raise UserError(f"{source.path}: there is no such file; check the path")
+    if suffix in (".jsonl", ".jsonl.gz"):
+        return _lines(path)
+    if suffix == ".json":
+        return _json(path)
+    return _table(_loaded(suffix, source.path), source.path)
+
+
+def has_own_splits(source: Source) -> bool:
+    """Whether ``split`` names a part of the source, and not a field of its rows."""
+    return Path(source.path).is_dir() or not source.path.endswith(SUFFIXES)
+
+
+def _lines(path: Path) -> Numbered:
+    size = path.stat().st_size
+    with (
+        path.open("rb") as raw,
+        tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=size < _LARGE or None) as bar,
+    ):
+        lines: Iterable[str] = io.TextIOWrapper(
+            gzip.open(raw) if path.suffix == ".gz" else raw,  # type: ignore[arg-type]
+            encoding="utf-8",
+        )
+        try:
+            for n, line in enumerate(lines, 1):
+                bar.update(raw.tell() - bar.n)
+                if line.strip():
+                    yield n, _object(line)
+        except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
+            raise UserError(f"{path}: cannot be read ({error}); give UTF-8 text, gzipped if it ends in .gz") from error
+
+
+def _object(line: str) -> dict[str, Any] | BadRow:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        return BadRow("broken JSON", f"the line is not JSON ({error.msg} at column {error.colno}); mend it")
+    return _checked(row)
+
+
+def _checked(row: Any) -> dict[str, Any] | BadRow:
+    if isinstance(row, dict):
+        return row
+    return BadRow("wrong type", "the row is not an object; give {column: value}")
+
+
+def _json(path: Path) -> Numbered:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a JSON file ({error}); for one object a line name it .jsonl") from error
+    if isinstance(rows, dict):
+        lists = [value for value in rows.values() if isinstance(value, list)]
+        rows = lists[0] if len(rows) == 1 and lists else None
+    if not isinstance(rows, list):
+        raise UserError(f"{path}: holds no list of rows; give [{{...}}, ...], or one object a line in a .jsonl")
+    return ((n, _checked(row)) for n, row in enumerate(rows, 1))
+
+
+def _table(rows: Iterable[Any], name: str) -> Numbered:
+    bar = tqdm(rows, unit=" rows", desc=name, disable=len(rows) < 50_000 or None)  # type: ignore[arg-type]
+    return ((n, dict(row)) for n, row in enumerate(bar, 1))
+
+
+def _loaded(suffix: str, path: str) -> Any:
+    from datasets import Dataset
+    from datasets.exceptions import DatasetGenerationError
+
+    try:
+        if suffix == ".parquet":
+            return Dataset.from_parquet(path, keep_in_memory=True)
+        # Only an empty cell is missing: "NA" and "None" may be answers.
+        return Dataset.from_csv(path, keep_in_memory=True, keep_default_na=False, na_values=[""])
+    except (DatasetGenerationError, ValueError, OSError) as error:
+        raise UserError(f"{path}: cannot be read as {suffix[1:]} ({_first_line(error)})") from error
+
+
+def _saved(source: Source) -> Any:
+    from datasets import load_from_disk
+
+    try:
+        return _one_split(load_from_disk(source.path), source)
+    except (FileNotFoundError, ValueError) as error:
+        raise UserError(f"{source.path}: no folder written by save_to_disk ({_first_line(error)})") from error
+
+
+def _hub(source: Source) -> Any:
+    from datasets import load_dataset
+
+    try:
+        return _one_split(load_dataset(source.path), source)
+    except UserError:
+        raise
+    except Exception as error:  # the hub client raises many kinds, and all mean the same to the user
+        raise UserError(
+            f"{source.path}: neither a file here nor a data set that the hub gave ({_first_line(error)}); check the name"
+        ) from error
+
+
+def _one_split(found: Any, source: Source) -> Any:
+    from datasets import DatasetDict
+
+    if not isinstance(found, DatasetDict):
+        if source.split is None:
+            return found
+        raise UserError(f"{source.path}: split is {source.split!r}, but the folder holds one data set; leave it out")
+    name = source.split or (next(iter(found)) if len(found) == 1 else None)
+    if name not in found:
+        raise UserError(f"{source.path}: split is {name!r}; it has {', '.join(found)}; say which split")
+    return found[name]
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,146 @@
+"""A raw row that checks what is read from it and remembers which columns were read."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmpo.data.texts import is_blank
+from mmpo.types import Text
+
+
+class BadRow(Exception):
+    """A row that cannot be used: ``reason`` is what the ledger counts, the message says what to mend in this row."""
+
+    def __init__(self, reason: str, message: str):
+        super().__init__(message)
+        self.reason = reason
+
+
+class Row:
+    """One raw row. Every reader below raises BadRow where the column is missing or does not hold what it should."""
+
+    def __init__(self, raw: Mapping[str, Any]):
+        self._raw = raw
+        self.used: set[str] = set()
+        self.notes: list[str] = []
+
+    @property
+    def columns(self) -> set[str]:
+        return set(self._raw)
+
+    def has(self, *names: str) -> bool:
+        return all(name in self._raw for name in names)
+
+    def first(self, *names: str) -> str | None:
+        """The first of these columns that the row has."""
+        return next((name for name in names if name in self._raw), None)
+
+    def value(self, name: str) -> Any:
+        if name not in self._raw:
+            raise BadRow("column missing", f"{name} is missing; give it")
+        self.used.add(name)
+        return self._raw[name]
+
+    def note(self, text: str) -> None:
+        """Something that the ledger should count and tell."""
+        self.notes.append(text)
+
+    # ------------------------------------------------------------------------------------------ numbers
+
+    def number(self, name: str) -> float:
+        return number(self.value(name), name)
+
+    def share(self, name: str) -> float:
+        """A probability."""
+        return share(self.value(name), name)
+
+    def numbers(self, name: str, n: int) -> tuple[float, ...]:
+        return numbers(self.value(name), name, n)
+
+    def weights(self, name: str, n: int) -> tuple[float, ...]:
+        return tuple(weight(w, name) for w in self.numbers(name, n))
+
+    # ------------------------------------------------------------------------------------------ texts and lists
+
+    def items(self, name: str) -> list[Any]:
+        """A list; in a table of text cells, a list written as JSON."""
+        return items(self.value(name), name)
+
+    def prompt(self, name: str = "prompt") -> Text:
+        if name not in self._raw:
+            raise BadRow("no prompt", f"{name} is missing; give the prompt")
+        value = text(self.value(name), name)
+        if is_blank(value):
+            raise BadRow("no prompt", f"{name} is empty; give the prompt")
+        return value
+
+    def response(self, name: str) -> Text:
+        return response(self.value(name), name)
+
+
+def number(value: Any, name: str) -> float:
+    if value is None:
+        raise BadRow("null number", f"{name} is null; give a finite number")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise BadRow("not a number", f"{name} is {_brief(value)}; give a finite number")
+    if not math.isfinite(value):
+        raise BadRow("not a finite number", f"{name} is {'NaN' if math.isnan(value) else 'inf'}; give a finite number")
+    return float(value)
+
+
+def share(value: Any, name: str) -> float:
+    p = number(value, name)
+    if not 0 <= p <= 1:
+        raise BadRow("not a probability", f"{name} is {p:g}; give a probability between 0 and 1")
+    return p
+
+
+def weight(value: Any, name: str) -> float:
+    out = number(value, name)
+    if out < 0:
+        raise BadRow("negative weight", f"{name} is {out:g}; give a weight of at least 0")
+    return out
+
+
+def numbers(value: Any, name: str, n: int) -> tuple[float, ...]:
+    values = items(value, name)
+    if len(values) != n:
+        raise BadRow("lengths differ", f"{name} has {len(values)} entries for {n}; give one each")
+    return tuple(number(v, f"{name}[{i}]") for i, v in enumerate(values))
+
+
+def items(value: Any, name: str) -> list[Any]:
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError:
+            pass
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise BadRow("wrong type", f"{name} is {_brief(value)}; give a list")
+    return list(value)
+
+
+def response(value: Any, name: str) -> Text:
+    out = text(value, name)
+    if is_blank(out):
+        raise BadRow("empty response", f"{name} is empty; give the response")
+    return out
+
+
+def text(value: Any, name: str) -> Text:
+    """Plain text, or messages that each have a role."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Sequence):
+        messages = [m for m in value if isinstance(m, Mapping) and isinstance(m.get("role"), str)]
+        if len(messages) == len(value):
+            return messages
+    raise BadRow("wrong type", f"{name} is {_brief(value)}; give text, or messages with role and content")
+
+
+def _brief(value: Any) -> str:
+    shown = json.dumps(value, default=str, ensure_ascii=False)
+    return shown if len(shown) <= 40 else shown[:37] + "..."

@@ -1,0 +1,70 @@
+"""Where data comes from: one file, folder or hub id, and how to read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from mmpo.errors import UserError, nearest
+
+MARGIN_MEANINGS = ("gap", "offset", "ignore")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One source of preference data.
+
+    Attributes:
+        path: a .jsonl, .jsonl.gz, .json, .csv or .parquet file, a folder written by ``Dataset.save_to_disk``, or a
+            hub id.
+        split: of a file, only the rows whose field ``split`` says so; of a folder or hub id, the split to load.
+        weight: how often the data is used in an epoch: 0.5 draws half of it with the seed, 2 uses it twice.
+        margin: what a column ``margin`` means. "gap": how much better the first response is, on the scale of the
+            source; "offset": the additive margin of Llama 2's reward loss, as TRL and OpenRLHF use it; "ignore".
+        grade: which of several grades to use: an attribute such as "helpfulness", or for UltraFeedback
+            "overall_score" or "fine-grained_score".
+        limit: stop after this many usable rows.
+    """
+
+    path: str
+    split: str | None = None
+    weight: float = 1.0
+    margin: str | None = None
+    grade: str | None = None
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, kind, expected in (
+            ("path", str, "text"),
+            ("split", str | None, "text"),
+            ("weight", int | float, "a number"),
+            ("grade", str | None, "text"),
+            ("limit", int | None, "a whole number"),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, kind) or isinstance(value, bool):  # type: ignore[arg-type]
+                raise UserError(f"data: {name} is {value!r}; give {expected}")
+        if not 0 < self.weight < float("inf"):
+            raise UserError(f"{self.path}: weight is {self.weight:g}; give a number above 0")
+        if self.limit is not None and self.limit < 1:
+            raise UserError(f"{self.path}: limit is {self.limit}; give at least 1, or leave it out")
+        if self.margin is not None and self.margin not in MARGIN_MEANINGS:
+            raise UserError(f"{self.path}: margin is {self.margin!r}. {nearest(str(self.margin), MARGIN_MEANINGS)}")
+
+    @classmethod
+    def parse(cls, value: Source | str | Mapping[str, Any]) -> Source:
+        """A path, or a mapping of this class's fields, as a source. Raises UserError for an unknown key."""
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, str):
+            return cls(value)
+        if not isinstance(value, Mapping):
+            raise UserError(f"data: {value!r} is no source; give a path, or keys such as path and split")
+        known = [f.name for f in fields(cls)]
+        for key in value:
+            if key not in known:
+                raise UserError(f"data: unknown key {key!r}. {nearest(str(key), known)}")
+        if "path" not in value:
+            raise UserError("data: a source needs a path")
+        return cls(**value)

@@ -1,0 +1,79 @@
+"""Prompts and responses as text: plain strings, or lists of chat messages."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from mmpo.types import Message, Text
+
+_ANSWER = re.compile(r"Assistant:|### Response:|\[/INST\]|<\|assistant\|>|<\|im_start\|>assistant\n")
+"""Where the answer begins in the common ways of writing a dialogue as one string."""
+
+
+def key(text: Text) -> str:
+    """A string that is equal for equal texts."""
+    return text if isinstance(text, str) else json.dumps(list(text), sort_keys=True, ensure_ascii=False, default=str)
+
+
+def content(message: Message) -> str:
+    """The words of one message; parts that are not text count as their JSON."""
+    value: Any = message.get("content")
+    if isinstance(value, str):
+        return value
+    parts = value if isinstance(value, Sequence) else [value]
+    return "".join(p["text"] if isinstance(p, Mapping) and "text" in p else json.dumps(p) for p in parts if p)
+
+
+def words(text: Text) -> str:
+    """The words of a text, without roles."""
+    return text if isinstance(text, str) else "\n".join(content(m) for m in text)
+
+
+def is_blank(text: Text) -> bool:
+    """Whether a text says nothing. A message that calls a tool says something."""
+    if isinstance(text, str):
+        return not text.strip()
+    return not any(content(m).strip() or m.get("tool_calls") for m in text)
+
+
+def normal(text: Text) -> str:
+    """The words in lower case with single spaces: to find the same prompt written twice."""
+    return " ".join(words(text).lower().split())
+
+
+def common_prefix(lists: Sequence[Sequence[Message]]) -> int:
+    """Number of leading messages that all lists share, such that each goes on with a turn of its own, not a user's."""
+    most = min(len(messages) for messages in lists) - 1
+    n = 0
+    while n < most and all(dict(messages[n]) == dict(lists[0][n]) for messages in lists):
+        n += 1
+    while n > 0 and any(messages[n]["role"] == "user" for messages in lists):
+        n -= 1
+    return n
+
+
+def common_string(a: str, b: str) -> int:
+    """Length of the prompt that two full dialogues share.
+
+    Two answers may begin alike, so the common part is cut back to where the answer begins ("Assistant:" and the
+    like), else to the last white space.
+    """
+    n = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    marks = [m.end() for m in _ANSWER.finditer(a, 0, n)]
+    if marks:
+        return marks[-1]
+    spaces = [m.start() for m in re.finditer(r"\s+", a[:n])]
+    return spaces[-1] if spaces else 0
+
+
+def uniform(prompt: Text, responses: Iterable[Text]) -> tuple[Text, tuple[Text, ...]]:
+    """Prompt and responses in one form: all plain text, or, where any is a message list, all message lists."""
+    responses = tuple(responses)
+    if all(isinstance(t, str) for t in (prompt, *responses)):
+        return prompt, responses
+    if isinstance(prompt, str):
+        prompt = [{"role": "user", "content": prompt}]
+    return prompt, tuple([{"role": "assistant", "content": r}] if isinstance(r, str) else r for r in responses)
