@@ -209,7 +209,5 @@ def _mix(data: list[Datum], source: Source, ledger: Ledger, seed: int) -> list[D
         if t == 0:
             ledger.rows_used -= 1
             ledger.drop(f"not drawn (weight {source.weight:g})", d.source)
-    copies = [
-        replace(d, id=d.id if c == 0 else f"{d.id}~{c + 1}") for d, t in zip(data, times, strict=True) for c in range(t)
-    ]
-    return copies
+    pairs = zip(data, times, strict=True)
+    return [d if c == 0 else replace(d, id=f"{d.id}~{c + 1}") for d, t in pairs for c in range(t)]

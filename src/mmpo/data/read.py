@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from mmpo.data.source import Source
 from mmpo.errors import UserError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
+_HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 _LARGE = 5_000_000
 """Files above this many bytes show a progress bar."""
 
@@ -34,6 +36,8 @@ def read(source: Source) -> Numbered:
     if suffix is None:
         if path.is_file():
             raise UserError(f"{source.path}: unknown kind of file; give one of {', '.join(SUFFIXES)}")
+        if not _HUB_ID.fullmatch(source.path):
+            raise UserError(f"{source.path}: there is no such file or folder; check the path")
         return _table(_hub(source), source.path)
     if not path.is_file():
         raise UserError(f"{source.path}: there is no such file; check the path")
@@ -55,10 +59,8 @@ def _lines(path: Path) -> Numbered:
         path.open("rb") as raw,
         tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=size < _LARGE or None) as bar,
     ):
-        lines: Iterable[str] = io.TextIOWrapper(
-            gzip.open(raw) if path.suffix == ".gz" else raw,  # type: ignore[arg-type]
-            encoding="utf-8",
-        )
+        plain = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
+        lines = io.TextIOWrapper(plain, encoding="utf-8")
         try:
             for n, line in enumerate(lines, 1):
                 bar.update(raw.tell() - bar.n)
@@ -131,7 +133,7 @@ def _hub(source: Source) -> Any:
         raise
     except Exception as error:  # the hub client raises many kinds, and all mean the same to the user
         raise UserError(
-            f"{source.path}: neither a file here nor a data set that the hub gave ({_first_line(error)}); check the name"
+            f"{source.path}: neither a file here nor a data set that the hub gave ({_first_line(error)}); check it"
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -60,6 +61,9 @@ class Row:
     def numbers(self, name: str, n: int) -> tuple[float, ...]:
         return numbers(self.value(name), name, n)
 
+    def weight(self, name: str) -> float:
+        return weight(self.value(name), name)
+
     def weights(self, name: str, n: int) -> tuple[float, ...]:
         return tuple(weight(w, name) for w in self.numbers(name, n))
 
@@ -114,10 +118,8 @@ def numbers(value: Any, name: str, n: int) -> tuple[float, ...]:
 
 def items(value: Any, name: str) -> list[Any]:
     if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
+        with contextlib.suppress(json.JSONDecodeError):
             value = json.loads(value)
-        except json.JSONDecodeError:
-            pass
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise BadRow("wrong type", f"{name} is {_brief(value)}; give a list")
     return list(value)

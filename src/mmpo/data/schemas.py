@@ -62,9 +62,7 @@ def _label_strength(row: Row) -> tuple[Judgement, ...]:
         won = row.number("votes_chosen")
         total = row.number("votes_total") if row.has("votes_total") else won + row.number("votes_rejected")
         if not 0 <= won <= total or total == 0:
-            raise BadRow(
-                "impossible votes", f"votes_chosen is {won:g} of {total:g}; give 0 <= chosen <= total, total > 0"
-            )
+            raise BadRow("impossible votes", f"votes_chosen is {won:g} of {total:g}; give at most all of at least 1")
         if row.has("p_chosen"):
             _compare(row, row.share("p_chosen"), won / total, "p_chosen")
         return (Judgement(0, 1, p=won / total, count=total),)
@@ -271,7 +269,7 @@ _ONE_GRADE = ("helpfulness", "score", "rating")
 
 
 def one_response(row: Row, source: Source) -> Datum:
-    """``prompt``, ``response`` and a grade: HelpSteer2's "helpfulness", or "score" or "rating", or the option ``grade``.
+    """``prompt``, ``response`` and a grade: "helpfulness" (HelpSteer2), "score", "rating" or the option ``grade``.
 
     The loader gathers the rows of one prompt into one Datum.
     """

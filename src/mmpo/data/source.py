@@ -43,7 +43,7 @@ class Source:
             ("limit", int | None, "a whole number"),
         ):
             value = getattr(self, name)
-            if not isinstance(value, kind) or isinstance(value, bool):  # type: ignore[arg-type]
+            if not isinstance(value, kind) or isinstance(value, bool):
                 raise UserError(f"data: {name} is {value!r}; give {expected}")
         if not 0 < self.weight < float("inf"):
             raise UserError(f"{self.path}: weight is {self.weight:g}; give a number above 0")
