@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+from mmpo.matrix import inner
 from mmpo.types import Reading, Regularizer
 
 
 def best(p: Tensor, reading: Reading) -> Tensor:
-    """The response that wins most, as weights [B, K] that sum to 1; equal winners share."""
+    """The response that wins most, as weights [B, K]; equal winners share.
+
+    They sum to the mean weight of the datum's comparisons, so that a weight of 2 counts as two copies of the datum and
+    a datum without comparisons counts nothing.
+    """
     wins = p.sum(-1).masked_fill(~reading.mask, -float("inf"))
-    top = (wins == wins.amax(-1, keepdim=True)) & reading.mask
-    return top / top.sum(-1, keepdim=True).clamp_min(1)
+    # Sums of the same shares in another order differ in the last bit.
+    top = torch.isclose(wins, wins.amax(-1, keepdim=True)) & reading.mask
+    weight = inner(p, torch.ones_like(p)).unsqueeze(-1)
+    return weight * top / top.sum(-1, keepdim=True).clamp_min(1)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -71,4 +72,6 @@ def build(name: str, **parameters: Any) -> Method:
             raise UserError(f"method {name!r} has no parameter {key!r}. {nearest(key, entry.parameters)}")
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise UserError(f"method.{key} is {value!r}; a number is needed")
+        if not math.isfinite(value):
+            raise UserError(f"method.{key} is {value!r}; a finite number is needed")
     return entry.build(**parameters)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mmpo.errors import UserError
 from mmpo.objectives import GapLogistic, Hinge, Logistic, Squared
 from mmpo.regularizers import Imitation
 from mmpo.scores import LogProb, LogRatio, MeanLogProb, MeanLogRatio
@@ -44,14 +45,20 @@ def robust_dpo(eps: float = 0.1, beta: float = 0.1) -> Method:
     return Method(Unflip(Hard(), eps), LogRatio(beta), Logistic())
 
 
+def _ipo_margin(tau: float) -> float:
+    if tau <= 0:
+        raise UserError(f"tau is {tau:g}; it must be positive, for the margin is 1 / (2 tau)")
+    return 1 / (2 * tau)
+
+
 def ipo_sum(tau: float = 0.1) -> Method:
     """IPO on the summed log-ratio, the paper's own form (OpenRLHF's ``ipo``): a margin of 1 / (2 tau) nats."""
-    return Method(Hard(), LogRatio(1.0), Squared(1 / (2 * tau)))
+    return Method(Hard(), LogRatio(1.0), Squared(_ipo_margin(tau)))
 
 
 def ipo_mean(tau: float = 0.1) -> Method:
     """IPO on the log-ratio per token (TRL's and LLaMA-Factory's ``ipo``): a margin of 1 / (2 tau) nats a token."""
-    return Method(Hard(), MeanLogRatio(1.0), Squared(1 / (2 * tau)))
+    return Method(Hard(), MeanLogRatio(1.0), Squared(_ipo_margin(tau)))
 
 
 def simpo(beta: float = 2.0, margin: float = 1.0) -> Method:

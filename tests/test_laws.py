@@ -1,0 +1,369 @@
+"""Laws of the algebra: every method of the catalogue, and compositions beyond it, runs through every law.
+
+A new row of the catalogue is tested here without a line of new code.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import TypeVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from mmpo.matrix import between, inner
+from mmpo.methods import CATALOGUE, build
+from mmpo.objectives import Logistic
+from mmpo.regularizers import MeanImitation
+from mmpo.scores import LogRatio, MeanLogRatio
+from mmpo.targets import BradleyTerry, Flip, Hard, Unflip, Votes
+from mmpo.types import Evidence, Method, Outcome, Reading, Target
+
+Record = TypeVar("Record", Evidence, Reading)
+
+TARGETS: tuple[Target, ...] = (
+    Hard(),
+    BradleyTerry(1.3),
+    Votes(),
+    Votes(prior=1.0),
+    Flip(Hard(), 0.2),
+    Unflip(Hard(), 0.2),
+)
+
+METHODS: dict[str, Method] = {name: entry.build() for name, entry in CATALOGUE.items()} | {
+    "simpo, graded": replace(build("simpo"), target=BradleyTerry(2.2)),
+    "dpo on votes": replace(build("dpo"), target=Votes(prior=1.0)),
+    "graded and flipped": replace(build("ipo_sum"), target=Flip(BradleyTerry(0.7), 0.1)),
+    "rpo per token": replace(build("mmpo"), regularizers=((0.2, MeanImitation()),)),
+}
+
+every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
+every_target = pytest.mark.parametrize("target", TARGETS, ids=repr)
+every_k = pytest.mark.parametrize("k", (2, 3, 5))
+
+
+def said(make_evidence: Callable[..., Evidence], k: int, seed: int = 0, b: int = 4) -> Evidence:
+    """Grades with ties, votes on some pairs, random weights, and pairs that nobody compared."""
+    return make_evidence(b, k, seed, votes=True, weighted=True)
+
+
+def graded(make_evidence: Callable[..., Evidence], b: int, k: int) -> Evidence:
+    """Grades alone, with ties."""
+    return make_evidence(b, k, weighted=True)
+
+
+def voted(make_evidence: Callable[..., Evidence], b: int, k: int) -> Evidence:
+    """Votes alone, on every pair, with ties."""
+    evidence = make_evidence(b, k, weighted=True)
+    count = torch.randint(0, 3, (b, k, k), generator=torch.Generator().manual_seed(3)).double()
+    unanimous = (count + count.mT == 0) * torch.ones(k, k).triu(1)
+    return replace(evidence, quality=torch.full_like(evidence.quality, math.nan), votes=count + unanimous)
+
+
+def gradient(method: Method, evidence: Evidence, reading: Reading) -> tuple[Outcome, Tensor]:
+    """The outcome, and the gradient of the loss by what the model says of each response, [B, K]."""
+    leaf = reading.require("rewards" if method.task == "reward" else "logps")
+    outcome = method(evidence, reading)
+    (grad,) = torch.autograd.grad(outcome.loss, leaf)
+    return outcome, grad
+
+
+def each(record: Record, change: Callable[[Tensor], Tensor]) -> Record:
+    """The record with every tensor changed."""
+    return replace(record, **{field.name: change(getattr(record, field.name)) for field in fields(record)})
+
+
+def fresh(reading: Reading) -> Reading:
+    """The same reading with new leaves."""
+    return Reading(
+        reading.mask,
+        reading.require("logps").detach().requires_grad_(),
+        reading.require("ref_logps"),
+        reading.require("lengths"),
+        reading.require("rewards").detach().requires_grad_(),
+    )
+
+
+def permuted(evidence: Evidence, reading: Reading, order: Tensor) -> tuple[Evidence, Reading]:
+    def square(x: Tensor) -> Tensor:
+        return x[:, order][:, :, order]
+
+    moved = Evidence(
+        evidence.mask[:, order],
+        evidence.quality[:, order],
+        square(evidence.stated),
+        square(evidence.votes),
+        square(evidence.weight),
+    )
+    return moved, fresh(each(reading, lambda x: x[:, order]))
+
+
+def padded(evidence: Evidence, reading: Reading, extra: int, filler: float) -> tuple[Evidence, Reading]:
+    """``extra`` responses that do not exist, at the end; what the model says of them is ``filler``."""
+
+    def grow(x: Tensor, value: float) -> Tensor:
+        return torch.nn.functional.pad(x, (0, extra) * (x.dim() - 1), value=value)
+
+    longer = Evidence(
+        grow(evidence.mask, 0),
+        grow(evidence.quality, math.nan),
+        grow(evidence.stated, math.nan),
+        grow(evidence.votes, 0),
+        grow(evidence.weight, 0),
+    )
+    more = each(reading, lambda x: grow(x, 0 if x.dtype == torch.bool else filler))
+    return longer, fresh(more)
+
+
+def row(evidence: Evidence, reading: Reading, i: int) -> tuple[Evidence, Reading]:
+    """Datum ``i`` alone."""
+    return each(evidence, lambda x: x[i : i + 1]), fresh(each(reading, lambda x: x[i : i + 1]))
+
+
+one_source = pytest.mark.parametrize("source", (graded, voted), ids=("grades", "votes"))
+
+
+def undecided(make_reading: Callable[..., Reading], b: int, k: int) -> Reading:
+    """A model without an opinion: M = 0 under every score."""
+    reading = make_reading(b, k)
+    flat = torch.full_like(reading.require("logps"), -20.0)
+    return fresh(replace(reading, logps=flat, ref_logps=flat, lengths=torch.full_like(flat, 7.0), rewards=0 * flat))
+
+
+# ---------------------------------------------------------------------------------------------- symmetry
+
+
+@every_method
+@every_k
+def test_permuting_the_responses_changes_nothing(method, k, make_evidence, make_reading):
+    evidence, reading = said(make_evidence, k), make_reading(4, k)
+    order = torch.arange(k).roll(1)
+    outcome, grad = gradient(method, evidence, reading)
+    moved, moved_grad = gradient(method, *permuted(evidence, reading, order))
+    torch.testing.assert_close(moved.losses, outcome.losses)
+    torch.testing.assert_close(moved_grad, grad[:, order])
+    torch.testing.assert_close(moved.p, outcome.p[:, order][:, :, order])
+
+
+@every_method
+@every_k
+@pytest.mark.parametrize("filler", (0.0, -500.0, 500.0))
+def test_padding_changes_nothing(method, k, filler, make_evidence, make_reading):
+    evidence, reading = said(make_evidence, k), make_reading(4, k)
+    outcome, grad = gradient(method, evidence, reading)
+    longer, longer_grad = gradient(method, *padded(evidence, reading, 2, filler))
+    torch.testing.assert_close(longer.losses, outcome.losses)
+    torch.testing.assert_close(longer_grad[:, :k], grad)
+    assert (longer_grad[:, k:] == 0).all()
+
+
+@every_method
+@every_k
+def test_swapping_the_labels_transposes_p(method, k, make_evidence):
+    evidence = said(make_evidence, k)
+    swapped = replace(evidence, quality=-evidence.quality, stated=-evidence.stated, votes=evidence.votes.mT)
+    m = torch.zeros_like(evidence.weight)
+    torch.testing.assert_close(method.target(swapped, m), method.target(evidence, m).mT)
+
+
+@every_target
+@every_k
+def test_p_holds_the_weight_of_each_comparison(target, k, make_evidence):
+    evidence = said(make_evidence, k)
+    p = target(evidence, torch.zeros_like(evidence.weight))
+    weight = (
+        torch.where(evidence.vote_share.isnan(), 0.0, evidence.weight) if "votes" in target.needs else evidence.weight
+    )
+    torch.testing.assert_close(p + p.mT, weight)
+
+
+# ---------------------------------------------------------------------------------------------- a batch of data
+
+
+@every_method
+def test_a_batch_is_the_mean_of_its_data(method, make_evidence, make_reading):
+    """A [B] target against [B, 1] rewards would broadcast to [B, B], and every pair would see every target."""
+    evidence, reading = make_evidence(8, 2, ties=False), make_reading(8, 2)
+    outcome, grad = gradient(method, evidence, reading)
+    alone = [gradient(method, *row(evidence, reading, i)) for i in range(8)]
+    assert outcome.loss.shape == () and outcome.losses.shape == (8,)
+    torch.testing.assert_close(outcome.losses, torch.stack([o.loss for o, _ in alone]))
+    torch.testing.assert_close(outcome.loss, torch.stack([o.loss for o, _ in alone]).mean())
+    torch.testing.assert_close(grad, torch.cat([g for _, g in alone]) / 8)
+
+
+@every_method
+def test_k_responses_are_the_mean_of_their_pairs(method, make_evidence, make_reading):
+    method = replace(method, regularizers=())
+    evidence, reading = make_evidence(1, 4), make_reading(1, 4)
+    together = method(evidence, reading).loss
+    pairs = []
+    for i, j in torch.combinations(torch.arange(4)).tolist():
+        both = torch.tensor([i, j])
+        pairs.append(method(*permuted(evidence, reading, both)).loss)
+    torch.testing.assert_close(together, torch.stack(pairs).mean())
+
+
+@every_method
+@every_k
+def test_weight_scales_the_loss_of_its_datum(method, k, make_evidence, make_reading):
+    evidence, reading = said(make_evidence, k), make_reading(4, k)
+    scale = torch.tensor([0.0, 0.5, 1.0, 3.0], dtype=torch.float64)
+    heavier = replace(evidence, weight=scale[:, None, None] * evidence.weight)
+    torch.testing.assert_close(method(heavier, reading).losses, scale * method(evidence, reading).losses)
+
+
+@every_method
+def test_what_nobody_compared_costs_nothing(method, make_evidence, make_reading):
+    evidence = make_evidence(4, 3)
+    silent = replace(evidence, weight=0 * evidence.weight)
+    outcome, grad = gradient(method, silent, make_reading(4, 3))
+    assert outcome.loss == 0 and (grad == 0).all()
+
+
+# ---------------------------------------------------------------------------------------------- direction
+
+
+@every_method
+@every_k
+@one_source
+def test_a_step_from_no_opinion_agrees_with_the_people(method, k, source, make_evidence):
+    """At M = 0 a descent step raises M_ij where P_ij > P_ji, lowers it where P_ij < P_ji, and leaves ties alone."""
+    evidence = source(make_evidence, 4, k)
+    m = torch.zeros_like(evidence.weight, requires_grad=True)
+    p = method.target(evidence, m.detach())
+    (grad,) = torch.autograd.grad(method.objective(p, m, evidence).sum(), m)
+    step = grad.mT - grad
+    lead = p - p.mT
+    torch.testing.assert_close(step.sign(), lead.sign())
+
+
+@every_method
+@one_source
+def test_a_step_on_a_pair_moves_m_towards_p(method, source, make_evidence, make_reading):
+    """The same through the score and the regularisers: one small step of gradient descent on what the model says."""
+    evidence, reading = source(make_evidence, 16, 2), undecided(make_reading, 16, 2)
+    outcome, grad = gradient(method, evidence, reading)
+    name = "rewards" if method.task == "reward" else "logps"
+    stepped = replace(reading, **{name: reading.require(name) - 1e-3 * grad})
+    m = method(evidence, stepped).m
+    lead = outcome.p - outcome.p.mT
+    torch.testing.assert_close(m.sign() * (m.abs() > 1e-12), lead.sign())
+
+
+@every_target
+@every_k
+def test_the_logistic_price_is_proper(target, k, make_evidence):
+    """From any M a step moves sigmoid(M) towards P, whatever the target."""
+    evidence = said(make_evidence, k)
+    m = between(torch.randn(4, k, generator=torch.Generator().manual_seed(5), dtype=torch.float64)).requires_grad_()
+    p = target(evidence, m.detach())
+    (grad,) = torch.autograd.grad(Logistic()(p, m, evidence).sum(), m)
+    weight = p + p.mT
+    torch.testing.assert_close((grad - grad.mT).sign(), (weight * m.sigmoid() - p).sign())
+
+
+@every_k
+@pytest.mark.parametrize(
+    "name", [n for n, m in METHODS.items() if m.target == BradleyTerry(2.2) and m.objective == Logistic()]
+)
+def test_margin_matching_ends_where_the_margin_is_matched(name, k, make_evidence, make_reading):
+    """The gradient is zero at M = gamma (q_i - q_j), and nowhere near it."""
+    method, evidence, reading = METHODS[name], make_evidence(4, k, weighted=True), make_reading(4, k)
+    method = replace(method, regularizers=())
+    unit = method.score.rewards(replace(reading, logps=torch.ones(4, k).double(), ref_logps=torch.zeros(4, k).double()))
+    at = 2.2 * evidence.quality
+    matched = fresh(replace(reading, logps=reading.require("ref_logps") + at / unit, rewards=at))
+    outcome, grad = gradient(method, evidence, matched)
+    torch.testing.assert_close(outcome.m, 2.2 * evidence.gap)
+    assert grad.abs().max() < 1e-12
+    _, off = gradient(
+        method, evidence, fresh(replace(matched, logps=0.9 * matched.logps, rewards=0.9 * matched.rewards))
+    )
+    assert off.abs().max() > 1e-5
+
+
+# ---------------------------------------------------------------------------------------------- limits
+
+
+@every_k
+@one_source
+def test_large_gamma_is_dpo(k, source, make_evidence, make_reading):
+    evidence, reading = source(make_evidence, 4, k), make_reading(4, k)
+    sharp, sharp_grad = gradient(build("mmpo", gamma=1e6), evidence, reading)
+    dpo, dpo_grad = gradient(build("dpo"), evidence, fresh(reading))
+    torch.testing.assert_close(sharp.losses, dpo.losses, rtol=0, atol=0)
+    torch.testing.assert_close(sharp_grad, dpo_grad, rtol=0, atol=0)
+
+
+@every_k
+@one_source
+def test_gamma_zero_is_a_coin(k, source, make_evidence, make_reading):
+    evidence = source(make_evidence, 4, k)
+    p = build("mmpo", gamma=0.0)(evidence, make_reading(4, k)).p
+    torch.testing.assert_close(p, evidence.weight / 2)
+
+
+@every_target
+@pytest.mark.parametrize("eps", (0.0, 0.1, 0.3, 0.49))
+def test_unflip_undoes_flip(target, eps, make_evidence):
+    evidence = said(make_evidence, 4)
+    m = torch.zeros_like(evidence.weight)
+    torch.testing.assert_close(Unflip(Flip(target, eps), eps)(evidence, m), target(evidence, m))
+
+
+@every_target
+@every_k
+@pytest.mark.parametrize("score", (LogRatio(0.1), LogRatio(7.0), MeanLogRatio(2.0)), ids=repr)
+def test_the_first_loss_is_ln_2_where_policy_is_reference(target, k, score, make_evidence, make_reading):
+    evidence, reading = make_evidence(4, k), make_reading(4, k)
+    if "votes" in target.needs:
+        evidence = replace(evidence, votes=evidence.weight)
+    same = replace(reading, ref_logps=reading.require("logps").detach())
+    losses = Method(target, score, Logistic())(evidence, same).losses
+    torch.testing.assert_close(losses, torch.full((4,), math.log(2), dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, m in METHODS.items() if m.objective == Logistic() and "ref" in m.needs and not m.regularizers]
+)
+def test_the_first_loss_of_the_catalogue_is_ln_2(name, make_evidence, make_reading):
+    evidence, reading = make_evidence(4, 3, votes=False), make_reading(4, 3)
+    evidence = replace(evidence, votes=evidence.weight)
+    same = replace(reading, ref_logps=reading.require("logps").detach())
+    assert METHODS[name](evidence, same).loss.item() == pytest.approx(math.log(2), abs=1e-12)
+
+
+# ---------------------------------------------------------------------------------------------- numbers
+
+
+def test_an_infinite_price_is_ignored_where_p_is_zero():
+    p = torch.tensor([[[0.0, 1.0], [0.0, 0.0]]])
+    price = torch.tensor([[[torch.inf, 2.0], [torch.inf, torch.inf]]], requires_grad=True)
+    total = inner(p, price)
+    assert total.tolist() == [2.0]
+    assert torch.autograd.grad(total.sum(), price)[0].tolist() == p.tolist()
+
+
+@every_method
+def test_no_gradient_is_nan(method, make_evidence, make_reading):
+    """Ungraded responses, padding, a datum without comparisons and extreme margins, in one batch."""
+    evidence, reading = make_evidence(4, 3), make_reading(4, 3)
+    quality = evidence.quality.clone()
+    quality[0, 1] = math.nan
+    weight = evidence.weight.clone()
+    weight[0, 1] = weight[0, :, 1] = weight[2] = 0
+    extreme = replace(reading, logps=1e4 * reading.logps.detach(), rewards=1e4 * reading.rewards.detach())
+    outcome, grad = gradient(
+        method, *padded(replace(evidence, quality=quality, weight=weight), fresh(extreme), 2, filler=0.0)
+    )
+    assert outcome.losses.isfinite().all() and grad.isfinite().all()
+
+
+@every_method
+def test_the_loss_does_not_reach_people_through_the_model(method, make_evidence, make_reading):
+    """The target sees M detached: P carries no gradient."""
+    assert not method(said(make_evidence, 3), make_reading(4, 3)).p.requires_grad
