@@ -1,0 +1,209 @@
+"""An evaluation as report.json, for programs, and report.html, for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmpo.evaluate.calibration import reliability
+from mmpo.evaluate.comparisons import Comparisons
+from mmpo.report import Page, figures
+
+CURVES = {
+    "loss": "loss",
+    "rewards/accuracies": "accuracy (ties count half)",
+    "rewards/margins": "mean margin of the better response",
+}
+"""What is drawn of a training history: keys of the Trainer's log, each also with the prefix ``eval_``."""
+
+SHARES = frozenset({"accuracy", "agreement"})
+"""Metrics that are shown in per cent."""
+
+
+def write_report(
+    result: Mapping[str, Any],
+    comparisons: Comparisons,
+    out: str | Path,
+    *,
+    title: str,
+    model_name: str,
+    history: Sequence[Mapping[str, Any]] | None = None,
+    notes: Sequence[str] = (),
+    gamma: float | None = None,
+) -> None:
+    """Write ``out/report.json`` and ``out/report.html``.
+
+    report.json holds, with sorted keys, all of ``result`` as ``summarise`` documents it (``overall`` with
+    n_comparisons, and accuracy, ece, brier, nll ... each {value, low, high}), and ``model``, ``title`` and ``notes``.
+
+    Args:
+        result: what ``summarise`` returned for ``comparisons``.
+        history: the ``log_history`` of the Trainer, for training curves.
+        notes: what was dropped or truncated, and anything else that the reader must know, one sentence each.
+        gamma: logits that one point of grade is worth, to draw the matched margin beside the measured ones.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    record = {**result, "title": title, "model": model_name, "notes": list(notes)}
+    text = json.dumps(record, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+    (out / "report.json").write_text(text + "\n", encoding="utf-8")
+    page = Page(title, f"Model: {model_name}")
+    _main_numbers(page, result["overall"], notes)
+    _calibration(page, result, comparisons, gamma)
+    _buckets(page, result)
+    if history:
+        _training(page, history)
+    _method(page, result)
+    page.write(out / "report.html")
+
+
+def _main_numbers(page: Page, overall: Mapping[str, Any], notes: Sequence[str]) -> None:
+    best, coin = overall["best_possible"], overall["coin"]
+    page.text(_in_words(overall))
+    if "note" in overall:
+        page.warn(f"Few prompts: {overall['note']}.")
+    means = {
+        "Accuracy": (
+            "accuracy",
+            f"Ordered as most people do. Best possible here: {best['accuracy']:.1%}; a coin: 50%.",
+        ),
+        "Calibration error (ECE)": ("ece", f"Mean distance of probability and share of people. {_chance(overall)}"),
+        "Log loss (NLL)": (
+            "nll",
+            f"Lower is better. Best possible here: {best['nll']:.3f}; a coin: {coin['nll']:.3f}.",
+        ),
+        "Brier score": ("brier", f"Lower is better. Best possible: 0; a coin: {coin['brier']:.3f}."),
+    }
+    page.numbers([_tile(overall, label, metric, note) for label, (metric, note) in means.items()])
+    if notes:
+        page.section("What the reader must know").text("\n\n".join(notes))
+
+
+def _in_words(overall: Mapping[str, Any]) -> str:
+    accuracy, over = overall["accuracy"], overall["overconfidence"]
+    ties = overall["n_ties"]
+    halves = f" ({ties:,} ties of people count half)" if ties else ""
+    words = (
+        f"On {overall['n_comparisons']:,} comparisons from {overall['n_prompts']:,} prompts, the model prefers what "
+        f"most people prefer in {accuracy['value']:.1%}{halves}. It is {overall['confidence']['value']:.1%} sure of its "
+        f"choice on average, and {overall['agreement']['value']:.1%} of people agree with it: "
+    )
+    if over["low"] is None or over["low"] <= 0 <= over["high"]:
+        return words + "its confidence is not measurably too high or too low."
+    return words + f"it is {'over' if over['value'] > 0 else 'under'}-confident."
+
+
+def _chance(overall: Mapping[str, Any]) -> str:
+    chance = overall["ece_by_chance"]
+    return "" if chance is None else f"A perfectly calibrated model would show {chance:.3f} here by chance."
+
+
+def _calibration(page: Page, result: Mapping[str, Any], c: Comparisons, gamma: float | None) -> None:
+    curve = reliability(c, bins=result["bins"], bootstrap=result["bootstrap"], seed=result["seed"])
+    page.section("Can its probabilities be believed?", "On the dashed line, a probability of 80% means 80% of people.")
+    page.figure(
+        figures.reliability({"model": curve}),
+        "Reliability diagram: share of people against the probability that the model gives, with 95% intervals. Each "
+        "comparison is read in both directions, so one half mirrors the other. Below the line on the right means "
+        "over-confident.",
+    )
+    graded = bool(np.isfinite(c.gap).any())
+    gap, name = (c.gap, "graded gap") if graded else (2 * c.p - 1, "lead in votes, 2 p - 1")
+    missing = int((~np.isfinite(gap)).sum() + (gap == 0).sum())
+    page.figure(
+        figures.margin_scatter(gap, c.m, gamma=gamma if graded else None, xlabel=name),
+        f"Model margin against {name}, seen from the better response: does a larger difference get a larger margin? "
+        f"Ties and comparisons without a gap are left out ({missing:,}).",
+    )
+    page.figure(
+        figures.histogram({"model": np.abs(c.m)}, xlabel="size of the model margin, in logits"),
+        "How far apart the model places two responses: 2.2 logits are a probability of 90%, 4.6 logits 99%.",
+    )
+
+
+def _buckets(page: Page, result: Mapping[str, Any]) -> None:
+    margin, length = result["by_margin"], result["by_length"]
+    page.section("Where people prefer clearly, and where they hardly do", f"Comparisons grouped by: {margin['by']}.")
+    page.table(*_table(margin["buckets"]), caption="In brackets: 95% intervals.")
+    page.text(
+        "Within such a group the strength of the preference is known and the model does not see it, so here even a "
+        "calibrated model looks under-confident where people agree and over-confident where they do not."
+    )
+    page.section("Short against long responses", f"Comparisons grouped by: {length['by']}.")
+    bias = {
+        "People prefer the longer response": length["people_prefer_longer"],
+        "The model prefers the longer response": length["model_prefers_longer"],
+        "Accuracy where the longer one is better": length["accuracy_where_longer_is_better"],
+        "Accuracy where the shorter one is better": length["accuracy_where_shorter_is_better"],
+    }
+    page.facts({name: None if value is None else f"{value:.1%}" for name, value in bias.items()})
+    page.table(*_table(length["buckets"]), caption="In brackets: 95% intervals.")
+
+
+def _table(buckets: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+    headers = ["group", "comparisons", "prompts", "accuracy", "ECE", "ECE by chance", "Brier", "NLL"]
+    rows = [
+        [
+            bucket["label"],
+            bucket["n_comparisons"],
+            bucket["n_prompts"],
+            _interval(bucket, "accuracy"),
+            _interval(bucket, "ece"),
+            None if bucket["ece_by_chance"] is None else round(bucket["ece_by_chance"], 3),
+            _interval(bucket, "brier"),
+            _interval(bucket, "nll"),
+        ]
+        for bucket in buckets
+    ]
+    return headers, rows
+
+
+def _training(page: Page, history: Sequence[Mapping[str, Any]]) -> None:
+    drawn = []
+    for metric, ylabel in CURVES.items():
+        found = {
+            name: figures.Series([row["step"] for row in rows], [row[key] for row in rows])
+            for name, key in (("training", metric), ("evaluation", f"eval_{metric}"))
+            if (rows := [row for row in history if key in row and "step" in row])
+        }
+        if found:
+            drawn.append((figures.curves(found, ylabel=ylabel), f"{ylabel} over the steps of training".capitalize()))
+    if drawn:
+        page.section("How training went")
+    for figure, caption in drawn:
+        page.figure(figure, caption)
+
+
+def _method(page: Page, result: Mapping[str, Any]) -> None:
+    draws, seed, bins = result["bootstrap"], result["seed"], result["bins"]
+    page.section("How this was measured").facts(
+        {
+            "Model's probability": "sigmoid of the margin, the difference of the two rewards",
+            "What people say": "the share of votes or the stated probability; else 1 for the better, 1/2 for a tie",
+            "Intervals": f"95%, percentile bootstrap of {draws:,} draws of whole prompts, centred, seed {seed}",
+            "ECE": f"{bins} bins of equal width over [0, 1], both directions of every comparison",
+            "ECE, bins of equal mass": _interval(result["overall"], "ece_mass"),
+            "Share of people who agree with the model": _interval(result["overall"], "agreement"),
+        }
+    )
+
+
+def _parts(numbers: Mapping[str, Any], metric: str) -> tuple[str, str]:
+    """A metric and its interval, "" where it has none. Spaces that do not break keep them on one line of a table."""
+    style = ".1%" if metric in SHARES else ".3f"
+    value, low, high = (numbers[metric][end] for end in ("value", "low", "high"))
+    return f"{value:{style}}", "" if low is None else f"{low:{style}}\u00a0to\u00a0{high:{style}}"
+
+
+def _interval(numbers: Mapping[str, Any], metric: str) -> str:
+    value, interval = _parts(numbers, metric)
+    return f"{value}\u00a0({interval})" if interval else value
+
+
+def _tile(numbers: Mapping[str, Any], label: str, metric: str, note: str) -> tuple[str, str, str]:
+    value, interval = _parts(numbers, metric)
+    return label, value, f"95% interval {interval}. {note}" if interval else note
