@@ -1,0 +1,115 @@
+"""The catalogue as it is asked: recipes, equations, needs, mistakes."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+import mmpo.objectives
+import mmpo.regularizers
+import mmpo.scores
+import mmpo.targets
+from mmpo.errors import UserError
+from mmpo.methods import CATALOGUE, build
+from mmpo.objectives import Logistic
+from mmpo.scores import LogRatio, MeanLogProb
+from mmpo.targets import BradleyTerry, Flip, Hard
+from mmpo.types import Method, Reading
+from pairs import KNOWN
+
+every_name = pytest.mark.parametrize("name", CATALOGUE)
+
+PARTS = {
+    name: part
+    for room in (mmpo.targets, mmpo.scores, mmpo.objectives, mmpo.regularizers)
+    for name, part in vars(room).items()
+    if isinstance(part, type)
+}
+
+
+@every_name
+def test_a_method_prints_as_its_recipe(name):
+    method = build(name)
+    assert eval(repr(method), PARTS | {"Method": Method}) == method
+
+
+@every_name
+def test_a_row_says_what_it_is(name):
+    entry = CATALOGUE[name]
+    assert entry.name == name
+    assert entry.about and entry.title in entry.citation()
+    assert all(isinstance(value, float) for value in entry.parameters.values())
+    json.dumps(entry.parameters)
+
+
+@every_name
+def test_the_equation_holds_every_number(name):
+    parameters = {key: 0.37 * (1 + i) for i, key in enumerate(CATALOGUE[name].parameters)}
+    method = build(name, **parameters)
+    assert len(method.equation.splitlines()) == 3 + len(method.regularizers)
+    assert method.equation != build(name).equation or not parameters
+
+
+@every_name
+def test_needs_are_the_union_of_the_parts(name):
+    method = build(name)
+    assert method.needs == frozenset().union(*(part.needs for part in method.parts))
+    assert method.task == ("reward" if "rewards" in method.needs else "policy")
+
+
+@every_name
+def test_needs_are_enough(name):
+    """A reading with no more than the method asks for is enough, and one without any of it is not."""
+    method = build(name)
+    evidence, reading = KNOWN.grid(0)
+    fields = {"logps": "logps", "ref": "ref_logps", "lengths": "lengths", "rewards": "rewards"}
+    given = {field: getattr(reading, field) for need, field in fields.items() if need in method.needs}
+    torch.testing.assert_close(method(evidence, Reading(reading.mask, **given)).loss, method(evidence, reading).loss)
+    for field in given:
+        with pytest.raises(ValueError, match=field):
+            method(evidence, Reading(reading.mask, **{**given, field: None}))
+
+
+def test_a_wrapper_needs_what_it_wraps():
+    assert Flip(BradleyTerry(), 0.1).needs == BradleyTerry().needs == {"grades"}
+    assert Flip(Hard(), 0.1).needs == frozenset()
+
+
+def test_parts_multiply():
+    graded = replace(build("simpo"), target=BradleyTerry(2.2))
+    assert graded == Method(BradleyTerry(2.2), MeanLogProb(2.0), Logistic(1.0))
+    assert graded.needs == {"grades", "logps", "lengths"}
+    # p = sigmoid(2.2 * 0.5) = 0.750260, M = 2, offset 1: p softplus(1 - 2) + (1 - p) softplus(1 + 2)
+    assert graded(*KNOWN.grid(0)).loss.item() == pytest.approx(0.750260 * 0.313262 + 0.249740 * 3.048587, abs=2e-6)
+
+
+def test_a_method_is_a_value():
+    assert build("mmpo") == build("mmpo") != build("mmpo", gamma=1.0)
+    assert len({build("mmpo"), build("mmpo"), build("dpo")}) == 2
+    assert build("mmpo", gamma=0.3, beta=0.01) == Method(BradleyTerry(0.3), LogRatio(0.01), Logistic())
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "message"),
+    [
+        ("mmop", {}, r"unknown method 'mmop'. Did you mean 'mmpo'\?"),
+        ("ipo", {}, r"unknown method 'ipo'. Did you mean"),
+        ("zzzz", {}, r"unknown method 'zzzz'. Known: bradley_terry, cdpo"),
+        ("mmpo", {"gama": 1.0}, r"method 'mmpo' has no parameter 'gama'. Did you mean 'gamma'\?"),
+        ("dpo", {"beta": "0.1"}, r"method.beta is '0.1'; a number is needed"),
+        ("dpo", {"beta": True}, r"method.beta is True; a number is needed"),
+        ("dpo", {"beta": math.nan}, r"method.beta is nan; a finite number is needed"),
+        ("cdpo", {"eps": 0.5}, r"eps is 0.5; a flip rate is at least 0 and below 0.5"),
+        ("robust_dpo", {"eps": -0.1}, r"eps is -0.1"),
+        ("ipo_sum", {"tau": 0.0}, r"tau is 0; it must be positive"),
+        ("ipo_mean", {"tau": -1.0}, r"tau is -1; it must be positive"),
+    ],
+)
+def test_a_mistake_is_named(name, parameters, message):
+    with pytest.raises(UserError, match=message) as caught:
+        build(name, **parameters)
+    assert "\n" not in str(caught.value)
