@@ -2,6 +2,26 @@
 
 from mmpo.data.ledger import Dropped, Ledger
 from mmpo.data.load import Loaded, load
+from mmpo.data.merge import merge
+from mmpo.data.pairs import pairs_of, provides
+from mmpo.data.shape import cap_pairs, cap_responses, dedupe, rescale, shuffle_responses, split, spread, take
 from mmpo.data.source import Source
 
-__all__ = ["Dropped", "Ledger", "Loaded", "Source", "load"]
+__all__ = [
+    "Dropped",
+    "Ledger",
+    "Loaded",
+    "Source",
+    "cap_pairs",
+    "cap_responses",
+    "dedupe",
+    "load",
+    "merge",
+    "pairs_of",
+    "provides",
+    "rescale",
+    "shuffle_responses",
+    "split",
+    "spread",
+    "take",
+]

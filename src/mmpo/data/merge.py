@@ -1,0 +1,195 @@
+"""Data of one prompt -> one Datum over the distinct responses. Comparisons stay what they were."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import combinations
+from statistics import fmean
+
+from mmpo.data import texts
+from mmpo.data.pairs import Pair, graded_pairs, ordered, pairs_of
+from mmpo.types import Datum, Judgement, Text
+
+
+def merge(data: Iterable[Datum]) -> tuple[list[Datum], dict[str, int]]:
+    """Merge the data of one prompt, so that the prompt and each distinct response are computed once.
+
+    Only what was compared stays compared: ``pairs`` holds the graded pairs of the single rows, judgements keep theirs.
+    Equal texts inside a datum become one response. Graded rows that give one response different grades stay apart, as
+    do ranked rows, rows of different splits or (where graded) weights, and repeats of one row from a source of weight
+    above 1.
+
+    Returns:
+        The data, in the order of the first row of each prompt, and the counts of what happened: "data in", "data out",
+        "identical responses folded", "comparisons of identical responses dropped" and the "votes between identical
+        responses dropped" among them, "grades of identical responses averaged", "data without two different responses
+        dropped", "comparisons stated again" (pairs that several rows compare), "statements of weight 0 dropped",
+        "graded data kept apart", "votes kept apart from grades of several scales". Weight 0 aside, every comparison is
+        in the result, or was one of identical responses, or was stated again.
+    """
+    counts: Counter[str] = Counter()
+    groups: dict[tuple[object, ...], list[Datum]] = defaultdict(list)
+    copies: Counter[str] = Counter()
+    for datum in data:
+        counts["data in"] += 1
+        if datum.source:
+            copies[datum.source] += 1
+        one = _join([_weighted(datum, counts)], counts)
+        if len(one.responses) < 2:
+            counts["data without two different responses dropped"] += 1
+            continue
+        groups[texts.key(one.prompt), one.split, one.weight, copies[datum.source]].append(one)
+    out = [merged for group in groups.values() for merged in _merge_prompt(group, counts)]
+    counts["data out"] = len(out)
+    return out, dict(counts)
+
+
+def _weighted(datum: Datum, counts: Counter[str]) -> Datum:
+    """The weight of an ungraded datum moved into its statements, so that rows of different weight can be merged."""
+    if datum.grades is not None or (datum.weight == 1 and all(j.weight for j in datum.judgements)):
+        return datum
+    said = tuple(replace(j, weight=j.weight * datum.weight) for j in datum.judgements)
+    counts["statements of weight 0 dropped"] += sum(j.weight == 0 for j in said)
+    return replace(datum, judgements=tuple(j for j in said if j.weight), weight=1.0)
+
+
+# ---------------------------------------------------------------------------------------------- one prompt
+
+
+def _merge_prompt(rows: Sequence[Datum], counts: Counter[str]) -> list[Datum]:
+    """The fewest data that keep incomparable grades apart. The result does not depend on the order of the rows."""
+    if len(rows) == 1:
+        return list(rows)
+    judged = [d for d in rows if d.grades is None]
+    graded = [d for d in rows if d.grades is not None]
+    clusters = [c for c in _connected([d for d in graded if not d.ranked]) if _agree(c)]
+    scaled = {id(d) for cluster in clusters for d in cluster}
+    together, apart = [d for d in graded if id(d) in scaled], [d for d in graded if id(d) not in scaled]
+    if len(graded) > 1:
+        counts["graded data kept apart"] += len(apart)
+    if together and not _comparable(judged, clusters):
+        counts["votes kept apart from grades of several scales"] += len(judged)
+        groups = [judged, together]
+    else:
+        groups = [[d for d in rows if d.grades is None or id(d) in scaled]]
+    return [*(_join(group, counts) for group in groups if group), *apart]
+
+
+def _connected(rows: Sequence[Datum]) -> list[list[Datum]]:
+    """Rows in clusters that share responses, directly or through other rows."""
+    clusters: list[tuple[set[str], list[Datum]]] = []
+    for row in rows:
+        said, members = {texts.key(r) for r in row.responses}, [row]
+        rest = []
+        for cluster in clusters:
+            if said & cluster[0]:
+                said, members = said | cluster[0], cluster[1] + members
+            else:
+                rest.append(cluster)
+        clusters = [*rest, (said, members)]
+    return [members for _, members in clusters]
+
+
+def _agree(rows: Sequence[Datum]) -> bool:
+    """Whether every response has the same grade in all rows."""
+    known: dict[str, float] = {}
+    pairs = ((texts.key(r), g) for d in rows for r, g in zip(d.responses, d.grades or (), strict=True) if g is not None)
+    return all(known.setdefault(name, grade) == grade for name, grade in pairs)
+
+
+def _comparable(judged: Sequence[Datum], clusters: Sequence[Sequence[Datum]]) -> bool:
+    """Whether no statement compares two responses whose grades come from rows that have nothing in common."""
+    cluster_of = {texts.key(r): n for n, cluster in enumerate(clusters) for d in cluster for r in d.responses}
+    for d in judged:
+        homes = [cluster_of.get(texts.key(r)) for r in d.responses]
+        for j in d.judgements:
+            first, second = homes[j.first], homes[j.second]
+            if first is not None and second is not None and first != second:
+                return False
+    return True
+
+
+# ---------------------------------------------------------------------------------------------- joining rows
+
+
+def _join(rows: Sequence[Datum], counts: Counter[str]) -> Datum:
+    """One datum over the distinct responses of the rows."""
+    if len(rows) == 1 and len({texts.key(r) for r in rows[0].responses}) == len(rows[0].responses):
+        return rows[0]
+    place: dict[str, int] = {}
+    responses: list[Text] = []
+    for d in rows:
+        for r in d.responses:
+            if place.setdefault(texts.key(r), len(place)) == len(responses):
+                responses.append(r)
+        counts["identical responses folded"] += len(d.responses) - len({texts.key(r) for r in d.responses})
+    at = [[place[texts.key(r)] for r in d.responses] for d in rows]
+    _count_comparisons(rows, at, counts)
+    first = rows[0]
+    more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
+    names = dict.fromkeys(name for d in rows for name in d.annotator_grades)
+    return replace(
+        first,
+        responses=tuple(responses),
+        grades=_joined_grades([d.grades for d in rows], at, len(responses), counts),
+        pairs=_joined_pairs(rows, at),
+        judgements=_joined_judgements(rows, at, counts),
+        annotator_grades={
+            name: _joined_grades([d.annotator_grades.get(name) for d in rows], at, len(responses), counts) or ()
+            for name in names
+        },
+        source=first.source + more,
+    )
+
+
+def _count_comparisons(rows: Sequence[Datum], at: Sequence[Sequence[int]], counts: Counter[str]) -> None:
+    moved = [ordered(places[i], places[j]) for d, places in zip(rows, at, strict=True) for i, j in pairs_of(d)]
+    different = [(i, j) for i, j in moved if i != j]
+    counts["comparisons of identical responses dropped"] += len(moved) - len(different)
+    counts["comparisons stated again"] += len(different) - len(set(different))
+
+
+def _joined_grades(
+    lines: Sequence[Sequence[float | None] | None], at: Sequence[Sequence[int]], n: int, counts: Counter[str]
+) -> tuple[float | None, ...] | None:
+    given: dict[int, list[float]] = defaultdict(list)
+    for line, places in zip(lines, at, strict=True):
+        for grade, place in zip(line or (), places, strict=False):
+            if grade is not None:
+                given[place].append(grade)
+    if not given:
+        return None
+    counts["grades of identical responses averaged"] += sum(len(set(grades)) > 1 for grades in given.values())
+    return tuple(_mean(given[i]) if i in given else None for i in range(n))
+
+
+def _mean(grades: Sequence[float]) -> float:
+    """The mean, and exactly the grade itself where all are equal."""
+    return grades[0] if len(set(grades)) == 1 else fmean(grades)
+
+
+def _joined_pairs(rows: Sequence[Datum], at: Sequence[Sequence[int]]) -> tuple[Pair, ...] | None:
+    """The graded pairs of the rows in their new places; None where these are all there can be."""
+    pairs: set[Pair] = set()
+    for d, places in zip(rows, at, strict=True):
+        pairs |= {ordered(places[i], places[j]) for i, j in graded_pairs(d) if places[i] != places[j]}
+    graded = {
+        places[i] for d, places in zip(rows, at, strict=True) for i, g in enumerate(d.grades or ()) if g is not None
+    }
+    return None if pairs == set(combinations(sorted(graded), 2)) else tuple(sorted(pairs))
+
+
+def _joined_judgements(
+    rows: Sequence[Datum], at: Sequence[Sequence[int]], counts: Counter[str]
+) -> tuple[Judgement, ...]:
+    out = []
+    for d, places in zip(rows, at, strict=True):
+        for j in d.judgements:
+            first, second = places[j.first], places[j.second]
+            if first == second:
+                counts["votes between identical responses dropped"] += 1
+            else:
+                out.append(replace(j, first=first, second=second))
+    return tuple(out)

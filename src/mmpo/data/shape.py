@@ -1,0 +1,253 @@
+"""Shaping: data -> data. Whatever a function leaves out, it counts."""
+
+from __future__ import annotations
+
+import math
+import random
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from hashlib import blake2b
+from itertools import accumulate, combinations
+from statistics import fmean, pstdev
+
+from mmpo.data import texts
+from mmpo.data.pairs import Pair, graded_pairs, ordered, pairs_of
+from mmpo.errors import UserError, nearest
+from mmpo.types import Datum, Judgement
+
+
+def take(datum: Datum, order: Sequence[int], pairs: Collection[Pair] | None = None) -> Datum:
+    """The datum with the responses ``order`` in that order, and what was said about them.
+
+    ``pairs`` (i < j, in the old numbering) keeps these comparisons only; None keeps all that are left.
+    """
+    new = {old: n for n, old in enumerate(order)}
+    kept = [p for p in _graded_among(datum, pairs) if p[0] in new and p[1] in new]
+    grades = None if datum.grades is None else tuple(datum.grades[i] for i in order)
+    graded = [n for n, g in enumerate(grades or ()) if g is not None]
+    moved = sorted(ordered(new[i], new[j]) for i, j in kept)
+    return replace(
+        datum,
+        responses=tuple(datum.responses[i] for i in order),
+        grades=grades,
+        pairs=None if moved == list(combinations(graded, 2)) else tuple(moved),
+        judgements=tuple(
+            replace(j, first=new[j.first], second=new[j.second])
+            for j in datum.judgements
+            if j.first in new and j.second in new and (pairs is None or ordered(j.first, j.second) in pairs)
+        ),
+        annotator_grades={a: tuple(line[i] for i in order) for a, line in datum.annotator_grades.items()},
+    )
+
+
+def _graded_among(datum: Datum, pairs: Collection[Pair] | None) -> Collection[Pair]:
+    if pairs is None:
+        return graded_pairs(datum)
+    if datum.pairs is None:  # the common case, without listing all K (K - 1) / 2 pairs
+        return graded_pairs(replace(datum, pairs=tuple(pairs)))
+    return set(pairs) & set(graded_pairs(datum))
+
+
+def shuffle_responses(data: Iterable[Datum], seed: int) -> list[Datum]:
+    """The responses of each datum in a random order, drawn from the seed and the datum's id, so that the position of a
+    response carries no label."""
+    out = []
+    for d in data:
+        order = list(range(len(d.responses)))
+        random.Random(f"{seed}:{d.id}").shuffle(order)
+        out.append(take(d, order))
+    return out
+
+
+# ---------------------------------------------------------------------------------------------- fewer responses
+
+
+def cap_responses(data: Iterable[Datum], k: int, seed: int) -> tuple[list[Datum], dict[str, int]]:
+    """At most ``k`` responses a datum: larger ones are split at random into groups of nearly equal size.
+
+    Each response is in one group, so comparisons between groups are lost: see ``spread`` to keep them.
+    Returns the data and the counts "data split" and "comparisons lost".
+    """
+    _at_least_two(k)
+    out, counts = [], Counter({"data split": 0, "comparisons lost": 0})
+    for d in data:
+        n = len(d.responses)
+        if n <= k:
+            out.append(d)
+            continue
+        order = random.Random(f"{seed}:{d.id}").sample(range(n), n)
+        groups = math.ceil(n / k)
+        parts = [take(d, sorted(order[g::groups])) for g in range(groups)]
+        parts = [replace(p, id=f"{d.id}/{g}") for g, p in enumerate(parts) if pairs_of(p)]
+        counts["data split"] += 1
+        counts["comparisons lost"] += len(pairs_of(d)) - sum(len(pairs_of(p)) for p in parts)
+        out += parts
+    return out, dict(counts)
+
+
+def spread(data: Iterable[Datum], k: int, seed: int) -> tuple[list[Datum], dict[str, int]]:
+    """At most ``k`` responses a datum without losing a comparison: every comparison is in exactly one group.
+
+    Groups may share responses. Each group grows from a random comparison by the response that brings the most
+    comparisons not yet placed. The last groups hold few comparisons; a method that averages within a datum gives each
+    of them more weight. Returns the data and the counts "data split" and "responses repeated".
+    """
+    _at_least_two(k)
+    out, counts = [], Counter({"data split": 0, "responses repeated": 0})
+    for d in data:
+        if len(d.responses) <= k:
+            out.append(d)
+            continue
+        groups = _cover(pairs_of(d), k, random.Random(f"{seed}:{d.id}"))
+        out += [replace(take(d, sorted(g), pairs), id=f"{d.id}/{n}") for n, (g, pairs) in enumerate(groups)]
+        counts["data split"] += 1
+        counts["responses repeated"] += sum(len(g) for g, _ in groups) - len({i for g, _ in groups for i in g})
+    return out, dict(counts)
+
+
+def _cover(pairs: Sequence[Pair], k: int, rng: random.Random) -> list[tuple[set[int], set[Pair]]]:
+    """Groups of at most k responses, each with its pairs, such that every pair is in one group."""
+    left: dict[int, set[int]] = defaultdict(set)
+    for i, j in pairs:
+        left[i].add(j)
+        left[j].add(i)
+    groups = []
+    for start in rng.sample(pairs, len(pairs)):
+        if start[1] not in left[start[0]]:
+            continue
+        group = set(start)
+        gain = Counter([*(left[start[0]] - group), *(left[start[1]] - group)])
+        while gain and len(group) < k:
+            new = min(gain, key=lambda other: (-gain[other], other))
+            group.add(new)
+            gain.update(left[new])
+            for i in group:
+                gain.pop(i, None)
+        inside = {(i, j) for i in group for j in left[i] & group if i < j}
+        for i, j in inside:
+            left[i].discard(j)
+            left[j].discard(i)
+        groups.append((group, inside))
+    return groups
+
+
+def cap_pairs(data: Iterable[Datum], n: int, seed: int) -> tuple[list[Datum], dict[str, int]]:
+    """At most ``n`` comparisons a prompt, drawn at random over all data of the prompt.
+
+    Responses that are compared with none any more are left out. Returns the data and the counts "prompts capped",
+    "comparisons lost" and "responses lost".
+    """
+    if n < 1:
+        raise UserError(f"at most {n} comparisons a prompt leave nothing; give at least 1")
+    by_prompt: dict[str, list[Datum]] = defaultdict(list)
+    for d in data:
+        by_prompt[texts.key(d.prompt)].append(d)
+    out, counts = [], Counter({"prompts capped": 0, "comparisons lost": 0, "responses lost": 0})
+    for prompt, group in by_prompt.items():
+        every = [(g, pair) for g, d in enumerate(group) for pair in pairs_of(d)]
+        if len(every) <= n:
+            out += group
+            continue
+        drawn = set(random.Random(f"{seed}:{prompt}").sample(every, n))
+        counts["prompts capped"] += 1
+        counts["comparisons lost"] += len(every) - n
+        for g, d in enumerate(group):
+            pairs = {pair for h, pair in drawn if h == g}
+            order = sorted({i for pair in pairs for i in pair})
+            counts["responses lost"] += len(d.responses) - len(order)
+            out += [take(d, order, pairs)] if pairs else []
+    return out, dict(counts)
+
+
+def _at_least_two(k: int) -> None:
+    if k < 2:
+        raise UserError(f"at most {k} responses a prompt leave nothing to compare; give at least 2")
+
+
+# ---------------------------------------------------------------------------------------------- whole data sets
+
+
+def dedupe(data: Iterable[Datum]) -> tuple[list[Datum], int]:
+    """The data without exact repeats (id and source aside), and how many repeats were left out."""
+    data, seen = list(data), dict[str, Datum]()
+    for d in data:
+        said = (texts.key(d.prompt), [texts.key(r) for r in d.responses], d.grades, d.pairs, d.judgements)
+        seen.setdefault(repr((*said, sorted(d.annotator_grades.items()), d.weight, d.split, d.ranked)), d)
+    return list(seen.values()), len(data) - len(seen)
+
+
+def split(data: Iterable[Datum], fractions: Mapping[str, float], seed: int) -> dict[str, list[Datum]]:
+    """Named parts of about the given fractions, by a hash of the prompt: equal prompts (up to case and white space)
+    are in the same part, whatever the order or the rest of the data."""
+    if not fractions or min(fractions.values()) < 0 or not math.isclose(sum(fractions.values()), 1, abs_tol=1e-6):
+        raise UserError(f"split: the fractions are {dict(fractions)}; give fractions that add up to 1")
+    names, edges = list(fractions), list(accumulate(fractions.values()))[:-1]
+    parts: dict[str, list[Datum]] = {name: [] for name in names}
+    for d in data:
+        digest = blake2b(f"{seed}:{texts.normal(d.prompt)}".encode(), digest_size=8).digest()
+        parts[names[bisect_right(edges, int.from_bytes(digest) / 2**64)]].append(d)
+    return parts
+
+
+def rescale(data: Iterable[Datum], how: str) -> list[Datum]:
+    """Grades on another scale; stated gaps and the grades of annotators follow.
+
+    "log1p": sign(q) log(1 + |q|), for heavy-tailed counts such as upvotes; "zscore": mean 0 and standard deviation 1
+    over the data set; "minmax": 0 to 1 over the data set. Where only gaps are stated, zscore divides them by their
+    root mean square and minmax by their largest size. Raises UserError for another name.
+    """
+    data = list(data)
+    scales: dict[str, Callable[[Sequence[Datum]], tuple[Scale, Scale]]]
+    scales = {"log1p": lambda _: (_log1p, _log1p), "zscore": _zscore, "minmax": _minmax}
+    if how not in scales:
+        raise UserError(f"rescale: {how!r} is unknown. {nearest(how, scales)}")
+    grade, gap = scales[how](data)
+    return [_rescaled(d, grade, gap) for d in data]
+
+
+Scale = Callable[[float], float]
+
+
+def _log1p(x: float) -> float:
+    return math.copysign(math.log1p(abs(x)), x)
+
+
+def _zscore(data: Sequence[Datum]) -> tuple[Scale, Scale]:
+    grades, gaps = _numbers(data)
+    centre = fmean(grades) if grades else 0.0
+    return _affine(centre, pstdev(grades) if grades else math.sqrt(fmean([g * g for g in gaps] or [1.0])))
+
+
+def _minmax(data: Sequence[Datum]) -> tuple[Scale, Scale]:
+    grades, gaps = _numbers(data)
+    if grades:
+        return _affine(min(grades), max(grades) - min(grades))
+    return _affine(0.0, max((abs(g) for g in gaps), default=1.0))
+
+
+def _affine(centre: float, unit: float) -> tuple[Scale, Scale]:
+    """Scales of a grade and of a gap; where all grades are equal the unit is left alone."""
+    unit = unit or 1.0
+    return lambda x: (x - centre) / unit, lambda x: x / unit
+
+
+def _numbers(data: Sequence[Datum]) -> tuple[list[float], list[float]]:
+    grades = [g for d in data for g in d.grades or () if g is not None]
+    return grades, [j.gap for d in data for j in d.judgements if j.gap is not None]
+
+
+def _rescaled(d: Datum, grade: Scale, gap: Scale) -> Datum:
+    def line(grades: Sequence[float | None]) -> tuple[float | None, ...]:
+        return tuple(None if g is None else grade(g) for g in grades)
+
+    def said(j: Judgement) -> Judgement:
+        return j if j.gap is None else replace(j, gap=gap(j.gap))
+
+    return replace(
+        d,
+        grades=None if d.grades is None else line(d.grades),
+        judgements=tuple(said(j) for j in d.judgements),
+        annotator_grades={a: line(grades) for a, grades in d.annotator_grades.items()},
+    )
