@@ -84,13 +84,13 @@ def _main_numbers(page: Page, overall: Mapping[str, Any], notes: Sequence[str]) 
 
 
 def _in_words(overall: Mapping[str, Any]) -> str:
-    accuracy, over = overall["accuracy"], overall["overconfidence"]
-    ties = overall["n_ties"]
+    shares = {name: f"{overall[name]['value']:.1%}" for name in ("accuracy", "confidence", "agreement")}
+    ties, over = overall["n_ties"], overall["overconfidence"]
     halves = f" ({ties:,} ties of people count half)" if ties else ""
     words = (
         f"On {overall['n_comparisons']:,} comparisons from {overall['n_prompts']:,} prompts, the model prefers what "
-        f"most people prefer in {accuracy['value']:.1%}{halves}. It is {overall['confidence']['value']:.1%} sure of its "
-        f"choice on average, and {overall['agreement']['value']:.1%} of people agree with it: "
+        f"most people prefer in {shares['accuracy']}{halves}. It is {shares['confidence']} sure of its choice on "
+        f"average, and {shares['agreement']} of people agree with it: "
     )
     if over["low"] is None or over["low"] <= 0 <= over["high"]:
         return words + "its confidence is not measurably too high or too low."
