@@ -149,10 +149,10 @@ def test_what_the_words_say_follows_the_numbers(tmp_path: Path) -> None:
 @pytest.mark.skipif(not UKP.exists() and "CI" not in os.environ, reason="the shared data is not here")
 def test_real_votes_reach_the_numbers() -> None:
     with gzip.open(UKP, "rt", encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines]
-    data = load(str(UKP)).data
+        rows = [json.loads(line) for line in lines][::4]
+    data = load(str(UKP)).data[::4]
     c = Comparisons.from_data(data, [[len(r) / 100 for r in d.responses] for d in data])  # the longer, the better
-    assert len(c) == len(rows) == 16_927
+    assert len(c) == len(rows) == 4_232
     assert c.p == pytest.approx(np.array([row["p_first"] for row in rows]), abs=1e-6)
     first, second = (np.array([len(row["responses"][k]) for row in rows]) for k in (0, 1))
     assert c.m == pytest.approx((first - second) / 100)

@@ -145,7 +145,7 @@ def _buckets(page: Page, result: Mapping[str, Any]) -> None:
 
 
 def _table(buckets: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]]:
-    headers = ["group", "comparisons", "prompts", "accuracy", "ECE", "ECE by chance", "Brier", "NLL"]
+    headers = ["group", "comparisons", "prompts", "accuracy", "ECE", "Brier", "NLL"]
     rows = [
         [
             bucket["label"],
@@ -153,7 +153,6 @@ def _table(buckets: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[A
             bucket["n_prompts"],
             _interval(bucket, "accuracy"),
             _interval(bucket, "ece"),
-            None if bucket["ece_by_chance"] is None else round(bucket["ece_by_chance"], 3),
             _interval(bucket, "brier"),
             _interval(bucket, "nll"),
         ]
