@@ -188,6 +188,14 @@ def test_the_hinge_on_the_log_ratio_is_that_of_rejection_sampling_optimisation()
     assert method(*KNOWN.grid(0)).loss.item() == pytest.approx(0.8)
 
 
+def test_an_additive_margin_under_a_soft_target():
+    """Both directions carry their own offset: p softplus(0.5 - 0.2) + (1 - p) softplus(-0.5 + 0.2) at p = sigmoid(0.5),
+    which is 0.622459 * 0.854355 + 0.377541 * 0.554355.
+    """
+    method = replace(build("odpo"), target=BradleyTerry(1.0))
+    assert method(*KNOWN.grid(0)).loss.item() == pytest.approx(0.741093, abs=1e-6)
+
+
 def test_one_target_covers_dpo_its_smoothed_and_its_robust_form():
     """A grade gap of logit(p) / gamma puts P at p: 1 - eps is cDPO."""
     eps = 0.1

@@ -19,7 +19,7 @@ def best(p: Tensor, reading: Reading) -> Tensor:
     """
     wins = p.sum(-1).masked_fill(~reading.mask, -float("inf"))
     # Sums of the same shares in another order differ in the last bit.
-    top = torch.isclose(wins, wins.amax(-1, keepdim=True)) & reading.mask
+    top = torch.isclose(wins, wins.amax(-1, keepdim=True))
     weight = inner(p, torch.ones_like(p)).unsqueeze(-1)
     return weight * top / top.sum(-1, keepdim=True).clamp_min(1)
 
