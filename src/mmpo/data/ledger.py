@@ -98,6 +98,19 @@ class Ledger:
                 out.dropped.setdefault(reason, Dropped()).merge(dropped)
         return out
 
+    def summary(self) -> list[str]:
+        """The account in words: one line for the rows, then the feedback that nobody reads and the notes."""
+        reasons = "; ".join(
+            f"{d.count} {reason} ({', '.join(d.rows[:3])}{', ...' if d.count > 3 else ''})"
+            for reason, d in self.dropped.items()
+        )
+        lines = [f"rows: {self.rows_in} in, {self.rows_used} used, {self.rows_dropped} dropped"]
+        if reasons:
+            lines[0] += f" - {reasons}"
+        if self.unused_feedback:
+            lines.append(f"not used, though it looks like feedback: {', '.join(self.unused_feedback)}")
+        return lines + list(self.notes)
+
     def as_dict(self) -> dict[str, Any]:
         """The account as plain JSON."""
         return {

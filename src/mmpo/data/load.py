@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -54,15 +54,15 @@ def load(sources: Sources, *, on_bad_row: OnBadRow = "error", seed: int = 0) -> 
 
 def _load_one(source: Source, on_bad_row: OnBadRow, seed: int) -> Loaded:
     ledger = Ledger(source.path)
-    data = list(_parsed(source, ledger, on_bad_row))
-    data = _gather(data, ledger)
-    if not data:
+    groups = _gather(_parsed(source, ledger, on_bad_row), ledger)
+    if not groups:
         raise UserError(_nothing(source, ledger))
     if source.margin is not None and "margin" not in ledger.columns_used | ledger.columns_unused:
         raise UserError(
             f"{source.path}: margin is set to {source.margin!r}, but no row has a column 'margin'; leave it out"
         )
-    data = _mix(_unique_ids(data, ledger), source, ledger, seed)
+    groups = _mix(groups, source, ledger, seed)
+    data = _unique_ids([_datum_of(group) for group in groups], ledger)
     ledger.data = len(data)
     return Loaded(data, ledger)
 
@@ -161,53 +161,59 @@ def _nothing(source: Source, ledger: Ledger) -> str:
 # ---------------------------------------------------------------------------------------------- rows to data
 
 
-def _gather(data: list[Datum], ledger: Ledger) -> list[Datum]:
-    """Rows of one response each become one Datum a prompt, in the order of the first row of the prompt."""
+def _gather(parsed: Iterable[Datum], ledger: Ledger) -> list[list[Datum]]:
+    """The rows of one response each in groups of one prompt, every other row alone, in the order of first rows."""
     groups: dict[str, list[Datum]] = {}
-    for d in data:
-        group = texts.key(d.prompt) if len(d.responses) == 1 else d.source
-        groups.setdefault(group, []).append(d)
-    return [one for group in groups.values() if (one := _gathered(group, ledger)) is not None]
+    for d in parsed:
+        name = f"{d.split}:{texts.key(d.prompt)}" if len(d.responses) == 1 else d.source
+        groups.setdefault(name, []).append(d)
+    whole = []
+    for group in groups.values():
+        if len(group) > 1 or len(group[0].responses) > 1:
+            whole.append(group)
+        else:
+            ledger.rows_used -= 1
+            ledger.drop("the only response to its prompt", group[0].source)
+    return whole
 
 
-def _gathered(group: list[Datum], ledger: Ledger) -> Datum | None:
+def _datum_of(group: Sequence[Datum]) -> Datum:
     first = group[0]
-    if len(first.responses) > 1:
-        return first
     if len(group) == 1:
-        ledger.rows_used -= 1
-        ledger.drop("the only response to its prompt", first.source)
-        return None
+        return first
     prompt, responses = texts.uniform(first.prompt, [r for d in group for r in d.responses])
-    grades = tuple(g for d in group for g in d.grades or ())
-    return replace(first, prompt=prompt, responses=responses, grades=grades)
+    return replace(first, prompt=prompt, responses=responses, grades=tuple(g for d in group for g in d.grades or ()))
+
+
+def _mix(groups: list[list[Datum]], source: Source, ledger: Ledger, seed: int) -> list[list[Datum]]:
+    """The share or multiple of the prompts that the source's weight asks for."""
+    if source.weight == 1:
+        return groups
+    whole, part = int(source.weight), source.weight % 1
+    drawn = set(random.Random(seed).sample(range(len(groups)), round(part * len(groups))))
+    times = [whole + (n in drawn) for n in range(len(groups))]
+    if not any(times):
+        raise UserError(f"{source.path}: weight {source.weight:g} of {len(groups)} prompts draws none; raise it")
+    ledger.repeated = sum(max(t - 1, 0) for t in times)
+    for group in (group for group, t in zip(groups, times, strict=True) if t == 0):
+        for d in group:
+            ledger.rows_used -= 1
+            ledger.drop(f"not drawn (weight {source.weight:g})", d.source)
+    return [group for group, t in zip(groups, times, strict=True) for _ in range(t)]
 
 
 def _unique_ids(data: list[Datum], ledger: Ledger) -> list[Datum]:
-    seen: Counter[str] = Counter()
-    out = []
+    """Ids made unique: of rows that share an id by file and row, of a row that is used again by a number."""
+    rows: dict[str, str] = {}
+    copies: Counter[str] = Counter()
+    again, out = 0, []
     for d in data:
-        seen[d.id] += 1
-        out.append(d if seen[d.id] == 1 else replace(d, id=f"{d.id}#{d.source}"))
-    again = sum(n - 1 for n in seen.values())
+        name = d.id
+        if rows.setdefault(name, d.source) != d.source:
+            name = f"{d.id}#{d.source}"
+            again += copies[d.source] == 0
+        copies[d.source] += 1
+        out.append(replace(d, id=name if copies[d.source] == 1 else f"{name}~{copies[d.source]}"))
     if again:
         ledger.notes.append(f"{again} rows have an id that an earlier row has; their file and row were added to it")
     return out
-
-
-def _mix(data: list[Datum], source: Source, ledger: Ledger, seed: int) -> list[Datum]:
-    """The share or multiple of the data that the source's weight asks for."""
-    if source.weight == 1:
-        return data
-    whole, part = int(source.weight), source.weight % 1
-    drawn = set(random.Random(seed).sample(range(len(data)), round(part * len(data))))
-    times = [whole + (n in drawn) for n in range(len(data))]
-    if not any(times):
-        raise UserError(f"{source.path}: weight {source.weight:g} of {len(data)} prompts draws none; raise it")
-    ledger.repeated = sum(max(t - 1, 0) for t in times)
-    for d, t in zip(data, times, strict=True):
-        if t == 0:
-            ledger.rows_used -= 1
-            ledger.drop(f"not drawn (weight {source.weight:g})", d.source)
-    pairs = zip(data, times, strict=True)
-    return [d if c == 0 else replace(d, id=f"{d.id}~{c + 1}") for d, t in pairs for c in range(t)]

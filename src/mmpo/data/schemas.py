@@ -16,7 +16,7 @@ from mmpo.data.source import Source
 from mmpo.errors import UserError, nearest
 from mmpo.types import Datum, Judgement
 
-FIRST_WINS = {0: 1.0, 1: 0.0, -1: 0.5}
+FIRST_WINS: Mapping[float, float] = {0: 1.0, 1: 0.0, -1: 0.5}
 """A vote as the probability that the first response is better: 0 = first, 1 = second, -1 = tie."""
 
 _SCORES = (
@@ -252,10 +252,10 @@ def _pairwise(row: Row, n: int) -> tuple[Judgement, ...]:
     for k, (entry, weight) in enumerate(zip(entries, weights, strict=True)):
         if not isinstance(entry, Sequence) or isinstance(entry, str) or len(entry) != 3:
             raise BadRow("wrong type", f"pairwise[{k}] is {entry!r}; give [i, j, vote]")
-        i, j = (int(number(x, f"pairwise[{k}]")) for x in entry[:2])
-        if i == j or not (0 <= i < n and 0 <= j < n):
-            raise BadRow("no such pair", f"pairwise[{k}] compares {i} with {j}; give two of 0 to {n - 1}")
-        out.append(Judgement(i, j, vote(entry[2], f"pairwise[{k}]"), weight=weight))
+        i, j = (number(x, f"pairwise[{k}]") for x in entry[:2])
+        if i == j or not {i, j} <= set(range(n)):
+            raise BadRow("no such pair", f"pairwise[{k}] compares {i:g} with {j:g}; give two of 0 to {n - 1}")
+        out.append(Judgement(int(i), int(j), vote(entry[2], f"pairwise[{k}]"), weight=weight))
     return tuple(out)
 
 
@@ -286,7 +286,7 @@ def one_response(row: Row, source: Source) -> Datum:
 
 def vote(value: Any, name: str) -> float:
     """A vote code as the probability that the first is better. Raises BadRow for any other code."""
-    if isinstance(value, bool) or value not in FIRST_WINS:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value not in FIRST_WINS:
         raise BadRow("unknown vote", f"{name} is {value!r}; votes are 0 (first), 1 (second) or -1 (tie)")
     return FIRST_WINS[value]
 
