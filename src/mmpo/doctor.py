@@ -26,9 +26,10 @@ class Finding:
     passed: bool
     measured: str
     mend: str = ""
+    fatal: bool = True
 
     def __str__(self) -> str:
-        return f"{'ok  ' if self.passed else 'FAIL'} {self.name}: {self.measured}" + (
+        return f"{'ok  ' if self.passed else 'FAIL' if self.fatal else 'note'} {self.name}: {self.measured}" + (
             "" if self.passed else f" -> {self.mend}"
         )
 
@@ -72,15 +73,18 @@ def _boundary(examples: Sequence[Example]) -> Finding:
         f"{len(moved)} of {len(examples)} prompts end differently alone than before their responses"
         + (f" (first: {moved[0]})" if moved else ""),
         "end prompts on a token boundary (a newline, or a chat template that renders the prompt the same way)",
+        fatal=False,
     )
 
 
 def _finite(reading: Reading) -> Finding:
     values = reading.rewards if reading.rewards is not None else reading.require("logps")
     return Finding(
-        "finite numbers", bool(values.isfinite().all()), f"largest magnitude {float(values.abs().max()):.4g}",
+        "finite numbers",
+        bool(values.isfinite().all()),
+        f"largest magnitude {float(values.abs().max()):.4g}",
         "look at the model's weights and dtype",
-    )  # fmt: skip
+    )
 
 
 def _alone(setup: Setup, prompts: int) -> Finding:
@@ -95,9 +99,11 @@ def _alone(setup: Setup, prompts: int) -> Finding:
     together, alone = values(examples), torch.cat([values([example]) for example in examples])
     gap = float((together - alone).abs().max()) / _scale(alone)
     return Finding(
-        "padded = alone", gap <= _tolerance(setup), f"largest relative difference {gap:.1e}",
+        "padded = alone",
+        gap <= _tolerance(setup),
+        f"largest relative difference {gap:.1e}",
         "the model ignores its attention mask, or reads padding; check pad_token",
-    )  # fmt: skip
+    )
 
 
 def _reference_is_start(setup: Setup, batch: Batch, reading: Reading) -> Finding:
@@ -107,12 +113,15 @@ def _reference_is_start(setup: Setup, batch: Batch, reading: Reading) -> Finding
     bare = outcome.loss - sum(term.mean() for term in outcome.terms.values())
     gap = abs(float(bare - at_zero))
     ln2 = f", ln 2 = {math.log(2):.6f}" if abs(float(at_zero) - math.log(2)) < 1e-6 else ""
+    equal = gap <= _tolerance(setup) * _scale(at_zero) and largest <= _tolerance(setup) * _scale(
+        reading.require("logps")
+    )
     return Finding(
-        "policy = reference at the start", gap <= _tolerance(setup) * _scale(at_zero) and largest <= _tolerance(setup) * _scale(
-            reading.require("logps")),
+        "policy = reference at the start",
+        equal,
         f"first loss {float(bare):.6f}, expected {float(at_zero):.6f}{ln2}",
         "the reference differs from the model that training starts from; check reference, dropout and dtype",
-    )  # fmt: skip
+    )
 
 
 def _cache_is_live(setup: Setup, batch: Batch, reading: Reading) -> Finding:
@@ -120,9 +129,11 @@ def _cache_is_live(setup: Setup, batch: Batch, reading: Reading) -> Finding:
     cached = reading.require("ref_logps")
     gap = float((live - cached)[reading.mask].abs().max()) / _scale(live)
     return Finding(
-        "cached = live reference", gap <= _tolerance(setup), f"largest relative difference {gap:.1e}",
+        "cached = live reference",
+        gap <= _tolerance(setup),
+        f"largest relative difference {gap:.1e}",
         "the cache belongs to other weights or texts; compute it anew",
-    )  # fmt: skip
+    )
 
 
 def _saturation(setup: Setup) -> Finding:
@@ -136,7 +147,9 @@ def _saturation(setup: Setup) -> Finding:
     part = counts[0] / max(counts[1], 1)
     soft = {"grades", "votes"} & setup.method.target.needs
     return Finding(
-        "targets keep their grades", not soft or part < 0.5,
+        "targets keep their grades",
+        not soft or part < 0.5,
         f"{part:.0%} of {counts[1]} targets are above 0.99" + ("" if soft else " (hard targets by choice)"),
         "gamma is too large for these grades: lower it, use gamma: auto, or shape.rescale: log1p",
-    )  # fmt: skip
+        fatal=False,
+    )

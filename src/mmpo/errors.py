@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Literal, TypeAlias
+
+OnBadRow: TypeAlias = Literal["error", "drop"]
+"""What a bad row does: stop with a message that names it, or be left out and counted."""
 
 
 class UserError(Exception):

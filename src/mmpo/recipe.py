@@ -8,26 +8,35 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 from transformers import TrainingArguments
 
 from mmpo.batch import Limits
 from mmpo.data import Source
-from mmpo.errors import UserError, nearest
+from mmpo.errors import OnBadRow, UserError, nearest
 from mmpo.methods import CATALOGUE
 
 TRAINING_KEYS = {f.name: f for f in fields(TrainingArguments) if f.init}
 
 
 class Shape(BaseModel):
-    """What to do with the data before training; each step is counted in the record."""
+    """What to do with the data before training; each step is counted in the record.
+
+    Attributes:
+        rescale: grades on another scale: log1p for heavy-tailed counts, zscore or minmax over the data set.
+        spread: at most so many responses a datum, every comparison kept, some responses repeated.
+        max_responses: at most so many responses a datum, each kept once, comparisons across groups lost.
+        max_pairs: at most so many comparisons a prompt.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     rescale: Literal["log1p", "zscore", "minmax"] | None = None
-    max_responses: int | None = Field(None, ge=2)
-    max_pairs: int | None = Field(None, ge=1)
+    spread: int | None = Field(default=None, ge=2)
+    max_responses: int | None = Field(default=None, ge=2)
+    max_pairs: int | None = Field(default=None, ge=1)
 
 
 class Recipe(BaseModel):
@@ -59,7 +68,7 @@ class Recipe(BaseModel):
     pad_token: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     disable_dropout: bool = True
-    on_bad_row: Literal["error", "drop"] = "error"
+    on_bad_row: OnBadRow = "error"
     training: dict[str, Any]
 
     @field_validator("method", mode="before")
@@ -90,7 +99,7 @@ class Recipe(BaseModel):
 
 
 def read_recipe(path: str | Path | None, overrides: Mapping[str, Any] = {}) -> Recipe:
-    """A recipe from YAML and overrides (dotted keys: ``method.gamma``). Raises UserError naming the key and the mend."""
+    """A recipe from YAML and overrides with dotted keys (``method.gamma``). Raises UserError naming key and mend."""
     where = str(path) if path else "recipe"
     content = _yaml_file(Path(path)) if path else {}
     for key, value in overrides.items():
@@ -143,7 +152,7 @@ _Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
 
 
 def _defaults(training: dict[str, Any]) -> dict[str, Any]:
-    return {"report_to": "none", "logging_steps": 10, "eval_on_start": False, **training}
+    return {"report_to": "none", "logging_steps": 10, "use_cpu": not torch.accelerator.is_available(), **training}
 
 
 def _check_method(recipe: Recipe, where: str) -> None:
@@ -154,7 +163,9 @@ def _check_method(recipe: Recipe, where: str) -> None:
     if recipe.task not in (None, task):
         raise UserError(f"{where}: method {name!r} trains a {task} model, but task is {recipe.task!r}")
     if recipe.reference == "adapter" and recipe.lora is None:
-        raise UserError(f"{where}: reference is 'adapter' but there is no lora; use reference: copy, or add lora: {{r: 16}}")
+        raise UserError(
+            f"{where}: reference is 'adapter' but there is no lora; use reference: copy, or add lora: {{r: 16}}"
+        )
     if recipe.reference is not None and "ref" not in CATALOGUE[name].build().needs:
         raise UserError(f"{where}: method {name!r} uses no reference; remove the key 'reference'")
 
@@ -174,11 +185,10 @@ def _yaml_file(path: Path) -> dict[str, Any]:
 def _set(content: dict[str, Any], keys: Sequence[str], value: Any, where: str) -> None:
     *path, last = keys
     for key in path:
-        content = content.setdefault(key, {})
-        if isinstance(content, str) and key == "method":
-            raise UserError(f"{where}: write method as {{name: {content}}} to set {'.'.join(keys)}")
-        if not isinstance(content, dict):
-            raise UserError(f"{where}: {key!r} is no mapping, so {'.'.join(keys)!r} cannot be set")
+        inner = content.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise UserError(f"{where}: {key!r} is {inner!r} and no mapping, so {'.'.join(keys)!r} cannot be set")
+        content = inner
     content[last] = value
 
 

@@ -98,3 +98,7 @@ class Given(Score):
 
     def rewards(self, reading: Reading) -> Tensor:
         return reading.require("rewards")
+
+
+KINDS: dict[str, type[Score]] = {kind.__name__: kind for kind in (LogRatio, MeanLogRatio, LogProb, MeanLogProb, Given)}
+"""The scores by name, so that a saved run can say how its model is to be read."""

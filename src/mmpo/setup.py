@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,21 +11,23 @@ from tqdm.auto import tqdm
 
 from mmpo import methods
 from mmpo.batch import Collator, Example, Limits, prepare
-from mmpo.data import Loaded, cap_pairs, cap_responses, fit_gamma, load, merge, provides, rescale, shuffle_responses
-from mmpo.errors import UserError
+from mmpo.batch.collate import by_length
+from mmpo.data import Loaded, cap_pairs, cap_responses, fit_gamma, load, merge, rescale, shuffle_responses, spread
+from mmpo.errors import OnBadRow, UserError
 from mmpo.models import AdapterOff, FrozenCopy, PolicyReader, Reference, RewardReader
 from mmpo.models.load import load_policy, load_reward_model, load_tokenizer, without_dropout
 from mmpo.recipe import Recipe, Shape
 from mmpo.types import Datum, Method, Reader
 
-CACHE_BATCH_TOKENS = 16_384
+DEFAULT_LIMITS = Limits()
 
 
 @dataclass
 class Setup:
     """A run that is ready to start.
 
-    ``record`` tells what was loaded, dropped, cut and decided; it becomes run.json.
+    ``record`` tells what was loaded, dropped, cut and decided; it becomes run.json. ``account`` says the main of it in
+    a few lines for the person who waits.
     """
 
     model: Any
@@ -35,6 +37,7 @@ class Setup:
     examples: list[Example]
     eval_examples: list[Example]
     record: dict[str, Any] = field(default_factory=dict)
+    account: list[str] = field(default_factory=list)
 
 
 def from_recipe(recipe: Recipe) -> Setup:
@@ -64,6 +67,9 @@ def from_recipe(recipe: Recipe) -> Setup:
         "eval_data": evaluated.ledger.as_dict() if evaluated else None,
         "gamma": gamma,
     }
+    setup.account[:0] = loaded.ledger.summary() + (evaluated.ledger.summary() if evaluated else [])
+    if gamma:
+        setup.account.append(f"gamma {gamma['gamma']:.4g} ({gamma['kind']}): {gamma['note']}")
     return setup
 
 
@@ -76,16 +82,15 @@ def bring_together(
     tokenizer: Any = None,
     lora: Mapping[str, Any] | None = None,
     reference: str | Reference | None = None,
-    limits: Limits = Limits(),
+    limits: Limits = DEFAULT_LIMITS,
     pad_token: str | None = None,
     dtype: str = "float32",
     disable_dropout: bool = True,
-    on_bad_row: str = "error",
+    on_bad_row: OnBadRow = "error",
     offset: bool = False,
 ) -> Setup:
     """Objects or names -> a Setup. Raises UserError where the data lack what the method needs."""
     method = methods.build(method) if isinstance(method, str) else method
-    stated = check_needs(method, data, offset)
     name = model if isinstance(model, str) else model.config.name_or_path
     if tokenizer is None:
         tokenizer = load_tokenizer(name, pad_token)
@@ -95,6 +100,7 @@ def bring_together(
     if disable_dropout:
         without_dropout(model)
     examples, cuts = prepare(data, tokenizer, limits, on_bad_row)
+    stated = check_needs(method, examples, offset)
     eval_examples, eval_cuts = prepare(eval_data, tokenizer, limits, on_bad_row) if eval_data else ([], None)
     kind: str | None = None
     reader: Reader = RewardReader()
@@ -111,11 +117,14 @@ def bring_together(
         "equation": method.equation,
         "reference": kind,
         "comparisons": stated,
+        "gamma": None,
         "tokens": cuts,
         "eval_tokens": eval_cuts,
         "limits": {"max_length": limits.max_length, "max_prompt_length": limits.max_prompt_length},
     }
-    return Setup(model, tokenizer, method, reader, examples, eval_examples, record)
+    compared = ", ".join(f"{count} {kind}" for kind, count in stated.items())
+    account = [f"{len(examples)} prompts: {compared}", cuts["summary"]]
+    return Setup(model, tokenizer, method, reader, examples, eval_examples, record, account)
 
 
 def shaped(data: Sequence[Datum], shape: Shape, seed: int) -> tuple[list[Datum], dict[str, Any]]:
@@ -123,12 +132,14 @@ def shaped(data: Sequence[Datum], shape: Shape, seed: int) -> tuple[list[Datum],
     out, counts = merge(data)
     done: dict[str, Any] = {"merge": counts}
     if shape.rescale is not None:
-        out, done["rescale"] = rescale(out, shape.rescale)
+        out, done["rescale"] = rescale(out, shape.rescale), shape.rescale
+    if shape.spread is not None:
+        out, done["spread"] = spread(out, shape.spread, seed)
     if shape.max_responses is not None:
         out, done["max_responses"] = cap_responses(out, shape.max_responses, seed)
     if shape.max_pairs is not None:
         out, done["max_pairs"] = cap_pairs(out, shape.max_pairs, seed)
-    return list(shuffle_responses(out, seed)), done
+    return shuffle_responses(out, seed), done
 
 
 def built(recipe_method: Mapping[str, Any], data: Sequence[Datum]) -> tuple[Method, dict[str, Any] | None]:
@@ -142,23 +153,37 @@ def built(recipe_method: Mapping[str, Any], data: Sequence[Datum]) -> tuple[Meth
     return methods.build(name, **parameters), gamma
 
 
-def check_needs(method: Method, data: Sequence[Datum], offset: bool = False) -> dict[str, int]:
-    """Refuse a method whose evidence the data lack; returns the comparisons by kind of feedback."""
-    stated = provides(data)
-    graded = stated["comparisons"] - stated["labels"]
-    if {"grades", "offset"} & method.needs and not graded:
+def check_needs(method: Method, examples: Sequence[Example], offset: bool = False) -> dict[str, int]:
+    """Refuse a method whose evidence the examples lack; returns the comparisons, and how many are votes or labels."""
+    stated = [example.evidence for example in examples]
+    counts = {
+        "comparisons": _pairs(said.compared for said in stated),
+        "with votes": _pairs(~said.vote_share.isnan() & said.compared for said in stated),
+        "bare labels": _pairs(said.labels for said in stated),
+    }
+    if not counts["comparisons"]:
         raise UserError(
-            f"the method needs graded feedback ({method.target.equation}), but all {stated['labels']} comparisons are bare "
-            "labels, so every target would be the same; use dpo, cdpo or bradley_terry, or give scores, votes or margins"
+            "nobody compared any two responses of a prompt; give scores, votes, ranks or preferred responses"
         )
-    if "votes" in method.needs and not stated["votes"]:
-        raise UserError("the method needs votes or probabilities, and the data have none; give votes, p_first or p_chosen")
+    if {"grades", "offset"} & method.needs and counts["bare labels"] == counts["comparisons"]:
+        raise UserError(
+            f"the method needs graded feedback ({method.target.equation}), but all {counts['comparisons']} comparisons "
+            "are bare labels, so every target would be the same; use dpo, cdpo or bradley_terry, or give scores or votes"
+        )
+    if "votes" in method.needs and not counts["with votes"]:
+        raise UserError(
+            "the method needs votes or probabilities, and the data have none; give votes, p_first or p_chosen"
+        )
     if offset and "offset" not in method.needs:
         raise UserError(
             "the column margin was declared an additive offset, which this method does not use; take "
             "margin_bradley_terry or odpo, or declare margin: gap"
         )
-    return stated
+    return counts
+
+
+def _pairs(entries: Iterable[torch.Tensor]) -> int:
+    return sum(int(entry.sum()) for entry in entries) // 2
 
 
 @torch.no_grad()
@@ -170,29 +195,12 @@ def cache_reference(model: Any, examples: Sequence[Example], tokenizer: Any) -> 
     was_training = model.training
     model.eval()
     out: list[Example] = list(examples)
-    for chunk in tqdm(list(by_length(examples)), desc="reference log-probs", unit="batch"):
+    for chunk in tqdm(by_length(examples), desc="reference log-probs", unit="batch"):
         logps = reference(model, collator.batch([examples[n] for n in chunk]).to(device)).cpu()
         for row, n in zip(logps, chunk, strict=True):
             out[n] = replace(examples[n], ref_logps=row[: len(examples[n].encoded.responses)])
     model.train(was_training)
     return out
-
-
-def by_length(examples: Sequence[Example], tokens: int = CACHE_BATCH_TOKENS) -> list[list[int]]:
-    """Indices in batches of like length, each of at most ``tokens`` padded tokens (or one example)."""
-    batches: list[list[int]] = []
-    room = 0
-    for n in sorted(range(len(examples)), key=lambda n: examples[n].length, reverse=True):
-        # The first of a batch is its longest, so it sets the price of every further response.
-        longest = examples[batches[-1][0]].length if batches else 0
-        cost = longest * len(examples[n].encoded.responses)
-        if not batches or cost > room:
-            batches.append([])
-            longest = examples[n].length
-            cost, room = longest * len(examples[n].encoded.responses), tokens
-        batches[-1].append(n)
-        room -= cost
-    return batches
 
 
 def _default_reference(method: Method, model: Any, given: Reference | None) -> str | None:

@@ -1,91 +1,145 @@
-"""The loop: one subclass of transformers.Trainer, and it does not know which method it runs."""
+"""From a recipe, or from objects, to a trained, measured and recorded model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
-from transformers import TrainingArguments
-from transformers.trainer_utils import EvalLoopOutput
+from transformers import TrainerCallback, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
 
-from mmpo.batch import Collator, Example
-from mmpo.evaluate.running import Tally
-from mmpo.types import Batch, Method, Outcome, Reader
+from mmpo import methods
+from mmpo.data import load
+from mmpo.doctor import examine
+from mmpo.errors import OnBadRow, UserError
+from mmpo.evaluate.scoring import score_record
+from mmpo.loop import GradedTrainer
+from mmpo.models.save import save
+from mmpo.recipe import Recipe, Shape
+from mmpo.record import check_folder, open_record, usage, versions, write_card, write_record
+from mmpo.setup import Setup, bring_together, from_recipe, shaped
+from mmpo.types import Datum, Method
 
 
-class GradedTrainer(transformers.Trainer):
-    """transformers.Trainer on graded feedback. ``per_device_train_batch_size`` counts prompts.
+def train(
+    model: Any,
+    method: Method | str,
+    data: Any,
+    args: TrainingArguments,
+    *,
+    eval_data: Any = (),
+    shape: Shape | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+    **options: Any,
+) -> GradedTrainer:
+    """Train a policy or a reward model on graded feedback, and leave it in ``args.output_dir``.
 
     Args:
-        model: the policy or the reward model.
-        method: what to optimise; any Method whose needs the reader meets.
-        reader: asks the model what it thinks of a batch.
-        tokenizer: pads the batches and is saved with the model.
-        further arguments: those of transformers.Trainer; data sets are sequences of Example.
+        model: folder, hub id, or a loaded model (then give ``tokenizer``, unless its folder has one).
+        method: a Method such as ``methods.policy.mmpo(gamma=2.2)``, or its name.
+        data, eval_data: anything ``mmpo.data.load`` takes, or a list of Datum.
+        args: transformers.TrainingArguments; batch sizes count prompts.
+        options: further arguments of ``mmpo.setup.bring_together`` (tokenizer, lora, reference, limits ...).
+
+    Raises:
+        UserError: the data, the method and the model do not fit together; the message says how to mend it.
     """
+    sets = [_as_data(part, options.get("on_bad_row", "error"), args.seed) for part in (data, eval_data)]
+    (train_data, counts), (held_out, _) = (
+        shaped(part, shape or Shape(), args.seed) if part else ([], {}) for part in sets
+    )
+    setup = bring_together(model, method, train_data, held_out, **options)
+    setup.record |= {"data": {"data": len(sets[0]), "shaping": counts}}
+    identity = {key: setup.record[key] for key in ("base_model", "method", "limits")}
+    return fit(setup, args, identity, callbacks)
 
-    def __init__(
-        self,
-        model: Any,
-        args: TrainingArguments,
-        *,
-        method: Method,
-        reader: Reader,
-        tokenizer: Any,
-        train_dataset: Sequence[Example] | None = None,
-        eval_dataset: Sequence[Example] | dict[str, Sequence[Example]] | None = None,
-        **further: Any,
-    ) -> None:
-        args.remove_unused_columns = False
-        super().__init__(
-            model=model,
-            args=args,
-            data_collator=Collator.of(tokenizer),
-            train_dataset=train_dataset,  # type: ignore[arg-type]
-            eval_dataset=eval_dataset,  # type: ignore[arg-type]
-            processing_class=tokenizer,
-            **further,
-        )
-        self.method, self.reader = method, reader
-        self.tallies = {"train": Tally(), "eval": Tally()}
-        # The loss is already a mean over prompts; the Trainer divides it by the accumulation steps.
-        self.model_accepts_loss_kwargs = False
 
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        outcome = self.outcome(model, inputs["batch"])
-        return (outcome.loss, outcome) if return_outputs else outcome.loss
+def train_recipe(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> GradedTrainer:
+    """Train what a recipe says. Run again, it goes on from the last checkpoint."""
+    identity = recipe.model_dump(mode="json")
+    check_folder(recipe.output_dir, identity)
+    args = recipe.arguments()
+    return fit(from_recipe(recipe), args, identity, callbacks)
 
-    def outcome(self, model: Any, batch: Batch) -> Outcome:
-        """The method's verdict on a batch, tallied for the log."""
-        reading = self.reader(model, batch)
-        outcome = self.method(batch.evidence, reading)
-        self.tallies["train" if model.training else "eval"].add(outcome, reading)
-        return outcome
 
-    def prediction_step(
-        self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
-    ) -> tuple[torch.Tensor, None, None]:
-        with torch.no_grad(), self.compute_loss_context_manager():
-            return self.outcome(model, self._prepare_inputs(inputs)["batch"]).loss, None, None
+def fit(
+    setup: Setup, args: TrainingArguments, identity: dict[str, Any], callbacks: Sequence[TrainerCallback] = ()
+) -> GradedTrainer:
+    """Self-tests, training (from the last checkpoint if there is one), measuring, saving."""
+    folder = Path(str(args.output_dir))
+    for line in setup.account:
+        print(line)
+    tested = self_test(setup)
+    open_record(folder, identity)
+    trainer = GradedTrainer(
+        setup.model,
+        args,
+        method=setup.method,
+        reader=setup.reader,
+        tokenizer=setup.tokenizer,
+        train_dataset=setup.examples,
+        eval_dataset=setup.eval_examples or None,
+        callbacks=list(callbacks),
+    )
+    checkpoint = get_last_checkpoint(str(folder))
+    if checkpoint:
+        print(f"going on from {checkpoint}")
+    result = trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_metrics("train", result.metrics)
+    metrics = dict(result.metrics)
+    if setup.eval_examples:
+        measured = trainer.evaluate()
+        trainer.save_metrics("eval", measured)
+        metrics |= measured
+    trainer.save_state()
+    if trainer.is_world_process_zero():
+        save(trainer.accelerator.unwrap_model(trainer.model), setup.tokenizer, folder)
+        _leave_record(setup, trainer, folder, identity, tested, metrics)
+    return trainer
 
-    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
-        self.tallies["eval"] = Tally()
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        means = self.tallies["eval"].flush(self._across)
-        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in means.items()})  # type: ignore[union-attr]
-        return output
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs:
-            means = self.tallies["train"].flush(self._across)
-            means.pop("loss", None)
-            logs = {**logs, **means}
-        super().log(logs, start_time)
+def self_test(setup: Setup) -> list[str]:
+    """Run the doctor's checks and say the result. A failure that would train something else than asked is an error."""
+    findings = examine(setup)
+    for finding in findings:
+        print(finding)
+    broken = [finding for finding in findings if finding.fatal and not finding.passed]
+    if broken:
+        raise UserError(f"the self-test failed, nothing was trained. {broken[0]}")
+    return [str(finding) for finding in findings]
 
-    def _across(self, totals: torch.Tensor) -> torch.Tensor:
-        """The sum over processes."""
-        return self.accelerator.reduce(totals.to(self.accelerator.device), "sum").cpu()  # type: ignore[no-any-return]
+
+def _leave_record(
+    setup: Setup,
+    trainer: GradedTrainer,
+    folder: Path,
+    identity: dict[str, Any],
+    tested: list[str],
+    metrics: dict[str, float],
+) -> None:
+    record = {
+        "identity": identity,
+        "status": "finished",
+        "name": folder.name,
+        "versions": versions(),
+        **setup.record,
+        "score": score_record(setup.method.score),
+        "prompts": len(setup.examples),
+        "seed": trainer.args.seed,
+        "arguments": trainer.args.to_sanitized_dict(),
+        "steps": trainer.state.global_step,
+        "epochs": round(trainer.state.epoch or 0.0, 4),
+        "self_test": tested,
+        "metrics": metrics,
+        "citation": methods.cite(setup.method),
+        "usage": usage(setup.tokenizer),
+    }
+    write_record(folder, record)
+    write_card(folder, record)
+
+
+def _as_data(data: Any, on_bad_row: OnBadRow, seed: int) -> list[Datum]:
+    if isinstance(data, Sequence) and not isinstance(data, str) and all(isinstance(item, Datum) for item in data):
+        return list(data)
+    return load(data, on_bad_row=on_bad_row, seed=seed).data

@@ -120,6 +120,13 @@ class Evidence(Tensors):
         return self.weight != 0
 
     @property
+    def labels(self) -> Tensor:
+        """[B, K, K] bool, the comparisons of which only the winner is known: one whole vote, no grades, no gap."""
+        total = self.votes + self.votes.mT
+        whole = (self.votes == 0) | (self.votes == total / 2) | (self.votes == total)
+        return self.compared & whole & (total <= 1) & between(self.quality).isnan() & self.stated.isnan()
+
+    @property
     def vote_share(self) -> Tensor:
         """[B, K, K] share of votes for i over j, NaN where nobody voted."""
         total = self.votes + self.votes.mT
@@ -204,8 +211,8 @@ class Reading(Tensors):
 class Part:
     """A named part of a method: a frozen dataclass that states its equation and what it needs.
 
-    ``needs`` holds any of: "logps", "ref", "lengths", "rewards" (of the model), "grades", "votes" and "offset" (a graded
-    gap read as an additive margin; of the evidence).
+    ``needs`` holds any of: "logps", "ref", "lengths", "rewards" (of the model), "grades", "votes" and "offset" (a
+    graded gap read as an additive margin; of the evidence).
     """
 
     @property

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mmpo.batch.statements import evidence, stack
 from mmpo.batch.tokenize import Encoded, Frame, Limits, encode_all, pair_frame
-from mmpo.errors import UserError
+from mmpo.errors import OnBadRow, UserError
 from mmpo.types import Batch, Datum, Evidence, Tokens
 
 
@@ -24,6 +24,10 @@ class Example:
     evidence: Evidence
     ref_logps: Tensor | None = None
 
+    @classmethod
+    def of(cls, datum: Datum, encoded: Encoded) -> Example:
+        return cls(encoded, evidence([datum]))
+
     @property
     def length(self) -> int:
         """Tokens of the longest sequence."""
@@ -31,14 +35,31 @@ class Example:
 
 
 def prepare(
-    data: Sequence[Datum], tokenizer: Any, limits: Limits, on_bad_row: str = "error"
+    data: Sequence[Datum], tokenizer: Any, limits: Limits, on_bad_row: OnBadRow = "error"
 ) -> tuple[list[Example], dict[str, Any]]:
     """Data -> examples, and the count of what was cut. Raises UserError where nothing is left."""
     kept, cuts = encode_all(data, tokenizer, limits, on_bad_row)
-    examples = [Example(encoded, evidence([datum])) for datum, encoded in kept]
+    examples = [Example.of(datum, encoded) for datum, encoded in kept]
     if not examples:
         raise UserError(f"no data is left after tokenising {len(data)} prompts; {cuts.summary()}")
     return examples, cuts.as_dict()
+
+
+def by_length(examples: Sequence[Example], tokens: int = 16_384) -> list[list[int]]:
+    """Indices in batches of like length, each of at most ``tokens`` padded tokens (or one example)."""
+    batches: list[list[int]] = []
+    room = 0
+    for n in sorted(range(len(examples)), key=lambda n: examples[n].length, reverse=True):
+        # The first of a batch is its longest, so it sets the price of every further response.
+        longest = examples[batches[-1][0]].length if batches else 0
+        cost = longest * len(examples[n].encoded.responses)
+        if not batches or cost > room:
+            batches.append([])
+            longest = examples[n].length
+            cost, room = longest * len(examples[n].encoded.responses), tokens
+        batches[-1].append(n)
+        room -= cost
+    return batches
 
 
 @dataclass(frozen=True)

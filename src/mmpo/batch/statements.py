@@ -18,7 +18,7 @@ def evidence(data: Sequence[Datum]) -> Evidence:
 
 
 def stack(items: Sequence[Evidence]) -> Evidence:
-    """Evidence of several batches as one batch, padded to the largest K; padding is masked, ungraded, never compared."""
+    """Evidence of several batches as one, padded to the largest K; padding is masked, ungraded, never compared."""
     k = max(item.mask.shape[1] for item in items)
 
     def join(name: str, square: bool, fill: float) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from tqdm.auto import tqdm
 
 from mmpo.batch.render import opening_text, render, response_text
-from mmpo.errors import UserError
+from mmpo.errors import OnBadRow, UserError
 from mmpo.types import Datum
 
 Ids: TypeAlias = tuple[int, ...]
@@ -78,7 +78,8 @@ class Cuts:
         self.boundaries_moved += encoded.boundary_moved
 
     def as_dict(self) -> dict[str, Any]:
-        return {**vars(self), "no_room": {"count": len(self.no_room), "ids": self.no_room[:20]}}
+        no_room = {"count": len(self.no_room), "ids": self.no_room[:20]}
+        return {**vars(self), "no_room": no_room, "summary": self.summary()}
 
     def summary(self) -> str:
         """One line for people."""
@@ -155,7 +156,7 @@ def encoder(tokenizer: Any, limits: Limits) -> Encode:
 
 
 def encode_all(
-    data: Iterable[Datum], tokenizer: Any, limits: Limits, on_bad_row: str = "error"
+    data: Iterable[Datum], tokenizer: Any, limits: Limits, on_bad_row: OnBadRow = "error"
 ) -> tuple[list[tuple[Datum, Encoded]], Cuts]:
     """Encode all data; a prompt without room is an error, or with ``on_bad_row="drop"`` it is left out and counted."""
     encode = encoder(tokenizer, limits)
@@ -204,7 +205,9 @@ def _split_text(tokenizer: Any) -> Callable[[Datum], tuple[Ids, tuple[Ids, ...],
 
     def ids(text: str) -> Ids:
         out = tuple(tokenizer(text, add_special_tokens=special)["input_ids"])
-        return out[:-1] if special and len(out) > 1 and out[-1] == eos and not text.endswith(tokenizer.eos_token) else out
+        return (
+            out[:-1] if special and len(out) > 1 and out[-1] == eos and not text.endswith(tokenizer.eos_token) else out
+        )
 
     def split(datum: Datum) -> tuple[Ids, tuple[Ids, ...], bool]:
         texts = [render(datum.prompt, response, tokenizer) for response in datum.responses]

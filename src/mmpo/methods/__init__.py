@@ -34,6 +34,28 @@ class Entry:
     def about(self) -> str:
         return inspect.getdoc(self.build) or ""
 
+    def as_dict(self) -> dict[str, Any]:
+        """The row as plain data."""
+        method = self.build()
+        return {
+            "name": self.name,
+            "paper": self.paper,
+            "title": self.title,
+            "task": method.task,
+            "needs": sorted(method.needs),
+            "parameters": self.parameters,
+            "equation": method.equation.splitlines(),
+            "about": self.about,
+        }
+
+    def page(self) -> str:
+        """The row as text for people."""
+        method = self.build()
+        parameters = ", ".join(f"{name}={value:g}" for name, value in self.parameters.items()) or "none"
+        lines = [f"{self.name} ({method.task})", "", self.about, "", *method.equation.splitlines(), ""]
+        lines += [f"needs       {', '.join(sorted(method.needs))}", f"parameters  {parameters}"]
+        return "\n".join([*lines, f"paper       {self.citation()}", f"parts       {method}"])
+
     def citation(self) -> str:
         return f"{self.title}. arXiv:{self.paper}" if self.paper else self.title
 
@@ -75,3 +97,12 @@ def build(name: str, **parameters: Any) -> Method:
         if not math.isfinite(value):
             raise UserError(f"method.{key} is {value!r}; a finite number is needed")
     return entry.build(**parameters)
+
+
+def cite(method: Method) -> str:
+    """The paper of the catalogue row whose parts a method has; of the parts themselves where no row has them all."""
+    kinds = [type(part) for part in method.parts]
+    for entry in CATALOGUE.values():
+        if [type(part) for part in entry.build().parts] == kinds:
+            return entry.citation()
+    return f"A product of {', '.join(kind.__name__ for kind in kinds)}; see their docstrings for papers."

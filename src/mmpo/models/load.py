@@ -48,8 +48,8 @@ def load_reward_model(name: str, tokenizer: Any, lora: Mapping[str, Any] | None 
     )
     if tokenizer.pad_token_id == tokenizer.eos_token_id and tokenizer.cls_token_id is None:
         raise UserError(
-            f"the tokenizer of {name} uses its end-of-text token for padding; a reward model would pool the token before "
-            "it. Name another pad token, for example pad_token: '<|pad|>'"
+            f"the tokenizer of {name} uses its end-of-text token for padding; a reward model would pool the token "
+            "before it. Name another pad token, for example pad_token: '<|pad|>'"
         )
     return _adapted(_fitted(model, tokenizer), lora, "SEQ_CLS")
 
@@ -92,8 +92,11 @@ def _dtype(name: str) -> torch.dtype:
 
 
 def _found(load: Any, name: str, **options: Any) -> Any:
-    if Path(name).exists() and not Path(name).is_dir():
+    path = Path(name)
+    if path.is_file():
         raise UserError(f"model: {name} is a file; give the folder of a saved model or a hub id")
+    if not path.is_dir() and (path.is_absolute() or name.startswith(".") or len(path.parts) > 2):
+        raise UserError(f"model: there is no folder {name}; give the folder of a saved model or a hub id")
     try:
         return load(name, **options)
     except (OSError, ValueError) as error:

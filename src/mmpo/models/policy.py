@@ -11,15 +11,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from mmpo.models.grid import to_grid
+from mmpo.models.grid import in_chunks, to_grid
 from mmpo.types import Batch, Reading, Tokens
 
 
 def response_logps(model: Any, tokens: Tokens) -> Tensor:
-    """log pi(y|x) of each sequence, summed over its response tokens in fp32: Tokens [N, T] -> [N].
+    """log pi(y|x) of each sequence, summed over its response tokens in fp32: Tokens [N, T] -> [N]."""
+    return in_chunks(lambda chunk: _logps(model, chunk), tokens)
 
-    Logits are asked for from the first response token of the batch on, where the model can leave out the rest. A token
-    with nothing before it has no probability and is not scored.
+
+def _logps(model: Any, tokens: Tokens) -> Tensor:
+    """[n, t] -> [n]. Logits are asked for from the first response token of the batch on, where the model can
+    leave out the rest. A token with nothing before it has no probability and is not scored.
     """
     start = max(1, int(tokens.response_mask.argmax(-1).min()))
     keep = tokens.input_ids.shape[1] - start + 1
@@ -95,5 +98,5 @@ class PolicyReader:
             mask=batch.evidence.mask,
             logps=to_grid(response_logps(model, batch.tokens), batch),
             ref_logps=ref,
-            lengths=to_grid(batch.tokens.response_mask.sum(-1).float(), batch),
+            lengths=to_grid(batch.tokens.response_mask.sum(-1), batch),
         )

@@ -1,0 +1,3 @@
+from mmpo.cli import main
+
+main()

@@ -1,0 +1,61 @@
+"""Measure a model on data and write the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmpo.data import load, merge
+from mmpo.errors import OnBadRow
+from mmpo.evaluate.comparisons import Comparisons
+from mmpo.evaluate.report import write_report
+from mmpo.evaluate.scoring import Scorer, read_record
+from mmpo.evaluate.summary import summarise
+
+
+def evaluate_model(
+    scorer: Scorer, sources: Any, out: Path, *, name: str, on_bad_row: OnBadRow = "error", seed: int = 0
+) -> dict[str, Any]:
+    """Score every response of the data once, compare with what people said, and write report.html and report.json.
+
+    Args:
+        scorer: the model and how it is read.
+        sources: anything ``mmpo.data.load`` takes.
+        out: folder of the report.
+        name: the model's name or folder; a run's folder adds its training curves.
+
+    Returns:
+        What ``summarise`` returns, with ``notes``: what was dropped, merged and cut, one sentence each.
+    """
+    loaded = load(sources, on_bad_row=on_bad_row, seed=seed)
+    data, merged = merge(loaded.data)
+    scored = scorer(data, on_bad_row)
+    comparisons = Comparisons.from_data(scored.data, scored.rewards, scored.lengths)
+    result = summarise(comparisons, seed=seed)
+    notes = [*loaded.ledger.summary(), *_counts("merging", merged), scored.cuts["summary"]]
+    gamma = (read_record(name).get("identity") or {}).get("method", {})
+    write_report(
+        result,
+        comparisons,
+        out,
+        title="How well the model agrees with people",
+        model_name=name,
+        history=_history(Path(name)),
+        notes=notes,
+        gamma=gamma.get("gamma") if isinstance(gamma, dict) and isinstance(gamma.get("gamma"), float) else None,
+    )
+    return {**result, "notes": notes}
+
+
+def _counts(step: str, counts: Any) -> list[str]:
+    """One sentence for the counts of a step that are not zero."""
+    told = [f"{name} {count}" for name, count in counts.items() if count]
+    return [f"{step}: {', '.join(told)}"] if told else []
+
+
+def _history(folder: Path) -> Sequence[dict[str, Any]] | None:
+    path = folder / "trainer_state.json"
+    history: list[dict[str, Any]] = json.loads(path.read_text())["log_history"] if path.is_file() else []
+    return history or None

@@ -1,0 +1,139 @@
+"""A trained model and the way to read it: data -> one reward a response."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+from transformers import AutoConfig
+
+from mmpo import scores
+from mmpo.batch import Collator, Example, Limits, encode_all
+from mmpo.batch.collate import by_length
+from mmpo.errors import OnBadRow, UserError
+from mmpo.models import FrozenCopy, PolicyReader, RewardReader, load_policy, load_reward_model, load_tokenizer
+from mmpo.types import Datum, Reader, Score
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Rewards of the responses of each datum, their lengths in tokens, and what the limits cut."""
+
+    data: list[Datum]
+    rewards: list[np.ndarray]
+    lengths: list[np.ndarray]
+    cuts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A model with its tokenizer, reader, score and limits. ``Scorer.load`` finds them in a run's folder."""
+
+    model: Any
+    tokenizer: Any
+    reader: Reader
+    score: Score
+    limits: Limits
+
+    @classmethod
+    def load(
+        cls,
+        name: str,
+        *,
+        reference: str | None = None,
+        beta: float | None = None,
+        max_length: int | None = None,
+        max_prompt_length: int | None = None,
+        pad_token: str | None = None,
+        dtype: str = "float32",
+    ) -> Scorer:
+        """The scorer of a model folder or hub id.
+
+        A folder written by ``mmpo train`` remembers its task, reference, score and limits in run.json; arguments given
+        here win. Another causal language model needs a ``reference`` for its implicit reward (and takes beta 0.1).
+        """
+        record = read_record(name)
+        recorded = record.get("limits", {})
+        limits = Limits(
+            max_length or recorded.get("max_length", 1024), max_prompt_length or recorded.get("max_prompt_length")
+        )
+        tokenizer = load_tokenizer(name, pad_token)
+        score = _score(record, beta)
+        if record.get("task", _task(name)) == "reward":
+            if reference is not None or beta is not None:
+                raise UserError(f"{name} is a reward model: it has no reference and no beta")
+            return cls(
+                load_reward_model(name, tokenizer, dtype=dtype), tokenizer, RewardReader(), scores.Given(), limits
+            )
+        model = load_policy(name, tokenizer, dtype=dtype)
+        reader = PolicyReader()
+        if "ref" in score.needs:
+            base = reference or record.get("base_model")
+            if base is None:
+                raise UserError(
+                    f"{name} is a policy: its implicit reward needs the model it was trained from; give --reference"
+                )
+            reader = PolicyReader(FrozenCopy.of(load_policy(base, tokenizer, dtype=dtype)))
+        return cls(model, tokenizer, reader, score, limits)
+
+    @torch.no_grad()
+    def __call__(self, data: Sequence[Datum], on_bad_row: OnBadRow = "error", batch_tokens: int = 16_384) -> Scored:
+        """Score every response once, in batches of like length, with a progress bar."""
+        kept, cuts = encode_all(data, self.tokenizer, self.limits, on_bad_row)
+        examples = [Example.of(datum, encoded) for datum, encoded in kept]
+        collator = Collator.of(self.tokenizer)
+        device = next(self.model.parameters()).device
+        self.model.eval()
+        rewards: list[np.ndarray] = [np.empty(0)] * len(examples)
+        lengths: list[np.ndarray] = [np.empty(0)] * len(examples)
+        for chunk in tqdm(by_length(examples, batch_tokens), desc="scoring", unit="batch"):
+            reading = self.reader(self.model, collator.batch([examples[n] for n in chunk]).to(device))
+            said = self.score.rewards(reading).cpu().double().numpy()
+            tokens = reading.require("lengths").cpu().numpy()
+            for row, n in enumerate(chunk):
+                k = len(examples[n].encoded.responses)
+                rewards[n], lengths[n] = said[row, :k], tokens[row, :k]
+        return Scored([datum for datum, _ in kept], rewards, lengths, cuts.as_dict())
+
+
+def score_record(score: Score) -> dict[str, Any]:
+    """A score as plain data for run.json."""
+    return {"name": type(score).__name__, **asdict(score)}  # type: ignore[call-overload]
+
+
+def read_record(name: str) -> dict[str, Any]:
+    """The run.json of a model folder; empty where there is none."""
+    path = Path(name) / "run.json"
+    if not path.is_file():
+        return {}
+    try:
+        record: dict[str, Any] = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path}: not valid JSON ({error}); restore it, or remove it and say how to read the model"
+        ) from error
+    return record
+
+
+def _score(record: dict[str, Any], beta: float | None) -> Score:
+    stored = dict(record.get("score", {"name": "LogRatio", "beta": 0.1}))
+    kind = stored.pop("name")
+    if kind not in scores.KINDS:
+        raise UserError(f"run.json: unknown score {kind!r}; it was written by another version")
+    if beta is not None and "beta" in stored:
+        stored["beta"] = beta
+    return scores.KINDS[kind](**stored)
+
+
+def _task(name: str) -> str:
+    try:
+        architectures = AutoConfig.from_pretrained(name).architectures or [""]
+    except (OSError, ValueError) as error:
+        raise UserError(f"model: cannot load {name!r}: {str(error).strip().splitlines()[0]}") from error
+    return "reward" if "SequenceClassification" in architectures[0] else "policy"

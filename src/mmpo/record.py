@@ -1,0 +1,75 @@
+"""What a run leaves beside its model: run.json, and a model card for people."""
+
+from __future__ import annotations
+
+import json
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from mmpo import __version__
+from mmpo.errors import UserError
+
+LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "peft")
+
+
+def versions() -> dict[str, str]:
+    """Versions of mmpo and of what the numbers depend on."""
+    return {"mmpo": __version__, "python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+
+
+def check_folder(folder: Path, identity: dict[str, Any]) -> None:
+    """Raise UserError if an output folder holds the results of another run; a run that never began is no result."""
+    path = folder / "run.json"
+    if not path.is_file():
+        return
+    record = json.loads(path.read_text())
+    before, now = record.get("identity") or {}, json.loads(json.dumps(identity))
+    if before == now or (record.get("status") == "started" and not list(folder.glob("checkpoint-*"))):
+        return
+    changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    raise UserError(
+        f"output_dir: {folder} holds another run (it differs in {', '.join(changed)}); choose another output_dir, or "
+        "remove that folder"
+    )
+
+
+def open_record(folder: Path, identity: dict[str, Any]) -> None:
+    """Claim an output folder for a run."""
+    check_folder(folder, identity)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_record(folder, {"identity": identity, "status": "started", "versions": versions()})
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Write run.json whole or not at all."""
+    record = {"written": datetime.now(UTC).isoformat(timespec="seconds"), **record}
+    draft = folder / "run.json.tmp"
+    draft.write_text(json.dumps(record, indent=2, default=str) + "\n")
+    draft.replace(folder / "run.json")
+
+
+def write_card(folder: Path, record: dict[str, Any]) -> None:
+    """Write README.md, the model card, from the record."""
+    environment = Environment(
+        loader=PackageLoader("mmpo", "report"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    (folder / "README.md").write_text(environment.get_template("card.md.j2").render(**record))
+
+
+def usage(tokenizer: Any) -> str:
+    """How to turn a prompt and a response into the input of a saved reward model, as lines of Python."""
+    if tokenizer.chat_template:
+        text = (
+            'turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]\n'
+            'inputs = tokenizer.apply_chat_template(turns, return_tensors="pt", return_dict=True)'
+        )
+    elif tokenizer.cls_token_id is not None and tokenizer.sep_token_id is not None:
+        text = 'inputs = tokenizer(prompt, response, return_tensors="pt")'
+    else:
+        text = 'inputs = tokenizer(prompt + response + tokenizer.eos_token, return_tensors="pt")'
+    return f"{text}\nscore = model(**inputs).logits[0, 0].item()"
