@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -17,6 +18,9 @@ from mmpo.matrix import compared
 from mmpo.types import Evidence, Reading
 
 torch.set_num_threads(1)
+# The same examples on every machine and on every run, however slow.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("repeatable")
 
 TEXT = [
     "What is the capital of France? The capital of France is Paris.",
