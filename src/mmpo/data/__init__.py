@@ -1,5 +1,6 @@
 """The text room: a stream of Datum in, a stream of Datum out. It loads, checks and shapes data."""
 
+from mmpo.data.gamma import GammaFit, fit_gamma
 from mmpo.data.ledger import Dropped, Ledger
 from mmpo.data.load import Loaded, load
 from mmpo.data.merge import merge
@@ -9,12 +10,14 @@ from mmpo.data.source import Source
 
 __all__ = [
     "Dropped",
+    "GammaFit",
     "Ledger",
     "Loaded",
     "Source",
     "cap_pairs",
     "cap_responses",
     "dedupe",
+    "fit_gamma",
     "load",
     "merge",
     "pairs_of",

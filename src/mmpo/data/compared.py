@@ -1,0 +1,158 @@
+"""The comparisons of a data set as flat arrays, for the data report and for fitting gamma."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmpo.data import texts
+from mmpo.data.pairs import ordered, pairs_of
+from mmpo.types import Datum, Judgement
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """N comparisons of response i with response j, i < j; every field is an array [N].
+
+    Attributes:
+        gap: how much better i is: the difference of the grades, else the mean stated gap; NaN where nothing says so.
+        share: the share of votes for i, a tie counting one half; NaN where nobody voted.
+        count: the number of votes behind the share.
+        longer: characters of i minus characters of j.
+        prompt: number of the prompt, for resampling.
+    """
+
+    gap: Floats
+    share: Floats
+    count: Floats
+    longer: Floats
+    prompt: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.gap)
+
+    def where(self, mask: NDArray[np.bool_]) -> Compared:
+        """The comparisons that a mask [N] selects."""
+        return Compared(**{f.name: getattr(self, f.name)[mask] for f in fields(self)})
+
+    @property
+    def margin(self) -> Floats:
+        """The gap, and where there is none the vote margin 2 share - 1: what a graded method reads."""
+        return np.where(np.isnan(self.gap), 2 * self.share - 1, self.gap)
+
+    @property
+    def lead(self) -> Floats:
+        """Positive where i is preferred, by votes where there are any, else by the gap; 0 for a tie."""
+        return np.where(np.isnan(self.share), self.gap, self.share - 0.5)
+
+    @classmethod
+    def of(cls, data: Iterable[Datum]) -> Compared:
+        prompts: dict[str, int] = {}
+        rows: list[tuple[float, float, float, float, int]] = []
+        for d in data:
+            prompt = prompts.setdefault(texts.key(d.prompt), len(prompts))
+            length = [len(texts.words(r)) for r in d.responses]
+            said: dict[tuple[int, int], list[Judgement]] = {}
+            for judgement in d.judgements:
+                said.setdefault(ordered(judgement.first, judgement.second), []).append(judgement)
+            for i, j in pairs_of(d):
+                share, count = _votes(said.get((i, j), ()), i)
+                rows.append((_gap(d, i, j, said.get((i, j), ())), share, count, length[i] - length[j], prompt))
+        table = np.array(rows, dtype=float).reshape(-1, 5)
+        return cls(table[:, 0], table[:, 1], table[:, 2], table[:, 3], table[:, 4].astype(np.int64))
+
+
+def _gap(d: Datum, i: int, j: int, said: Iterable[Judgement]) -> float:
+    first, second = (d.grades[i], d.grades[j]) if d.grades is not None else (None, None)
+    if first is not None and second is not None:
+        return first - second
+    stated = [s.gap if s.first == i else -s.gap for s in said if s.gap is not None]
+    return fmean(stated) if stated else float("nan")
+
+
+def _votes(said: Iterable[Judgement], i: int) -> tuple[float, float]:
+    """Share of the votes for i, and their number."""
+    votes = [(s.p if s.first == i else 1 - s.p, s.count) for s in said if s.p is not None]
+    total = sum(count for _, count in votes)
+    return (sum(p * count for p, count in votes) / total, total) if total else (float("nan"), 0.0)
+
+
+@dataclass(frozen=True)
+class Opinions:
+    """What single annotators said of comparisons; every field is an array over opinions [N].
+
+    Attributes:
+        unit: number of the comparison.
+        annotator: number of the annotator, an index into ``names``.
+        side: 1 where the annotator prefers i (i < j), -1 for j, 0 for a tie.
+        gap: how much better i is by the mean grade of the other annotators; NaN where annotators gave no grades.
+        prompt: number of the prompt.
+        names: the annotators.
+    """
+
+    unit: NDArray[np.int64]
+    annotator: NDArray[np.int64]
+    side: Floats
+    gap: Floats
+    prompt: NDArray[np.int64]
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.unit)
+
+    @classmethod
+    def of(cls, data: Iterable[Datum]) -> Opinions:
+        """Named votes, and the sign of the difference of each annotator's grades."""
+        names: dict[str, int] = {}
+        prompts: dict[str, int] = {}
+        rows: list[tuple[float, ...]] = []
+        units = 0
+        for d in data:
+            prompt = prompts.setdefault(texts.key(d.prompt), len(prompts))
+            pairs = {pair: units + n for n, pair in enumerate(pairs_of(d))}
+            units += len(pairs)
+            for who, pair, side, gap in (*_graded_opinions(d, list(pairs)), *_voted_opinions(d)):
+                rows.append((pairs[pair], names.setdefault(who, len(names)), side, gap, prompt))
+        table = np.array(rows, dtype=float).reshape(-1, 5)
+        unit, annotator, prompt_of = (table[:, n].astype(np.int64) for n in (0, 1, 4))
+        return cls(unit, annotator, table[:, 2], table[:, 3], prompt_of, tuple(names))
+
+
+def _voted_opinions(d: Datum) -> Iterable[tuple[str, tuple[int, int], float, float]]:
+    for s in d.judgements:
+        if s.annotator is not None and s.p is not None:
+            side = float(np.sign(s.p - 0.5)) * (1 if s.first < s.second else -1)
+            yield s.annotator, ordered(s.first, s.second), side, float("nan")
+
+
+def _graded_opinions(d: Datum, pairs: list[tuple[int, int]]) -> Iterable[tuple[str, tuple[int, int], float, float]]:
+    if not d.annotator_grades or not pairs:
+        return
+    grades = np.array([[np.nan if g is None else g for g in line] for line in d.annotator_grades.values()], dtype=float)
+    i, j = np.array(pairs).T
+    gap = grades[:, i] - grades[:, j]
+    given = ~np.isnan(gap)
+    others = given.sum(0) - given
+    rest = np.where(others > 0, (np.nansum(gap, 0) - np.nan_to_num(gap)) / np.maximum(others, 1), np.nan)
+    for a, who in enumerate(d.annotator_grades):
+        for n in np.flatnonzero(given[a]):
+            yield who, pairs[n], float(np.sign(gap[a, n])), float(rest[a, n])
+
+
+def quantiles(values: Floats, at: tuple[float, ...] = (0.05, 0.25, 0.5, 0.75, 0.95)) -> dict[str, float]:
+    """Percentiles by name, such as {"5": ..., "50": ...}; empty without values."""
+    if not len(values):
+        return {}
+    return {f"{100 * q:g}": float(v) for q, v in zip(at, np.quantile(values, at), strict=True)}
+
+
+def number(value: Any) -> float | None:
+    """A float for JSON: None for NaN and None."""
+    return None if value is None or np.isnan(value) else float(value)

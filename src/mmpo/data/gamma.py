@@ -1,0 +1,303 @@
+"""How many logits one point of quality is worth: fit gamma to the data, or propose one and say that it is proposed.
+
+MMPO turns a graded gap into a probability, sigmoid(gamma gap) (arXiv 2410.03145, eq. 5). Where people's votes stand
+beside grades, gamma is the slope of a logistic regression of the votes on the gap, through the origin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmpo.data.compared import Compared, Floats, Opinions
+from mmpo.data.shape import rescale
+from mmpo.errors import UserError
+from mmpo.types import Datum
+
+TARGET = 0.75
+"""Where a convention puts the median margin."""
+
+SATURATED = 0.99
+"""A target above this, or below 1 - this, is as good as a hard label."""
+
+HEAVY_TAIL = 8.0
+"""Gaps are called heavy-tailed where the 95th percentile is this many times the median: with the median at 0.75, such
+a gap has p* = 1 / (1 + 3^-8) = 0.9998, so that no one gamma serves both."""
+
+
+@dataclass(frozen=True)
+class GammaFit:
+    """A gamma and where it comes from.
+
+    Attributes:
+        gamma: logits for one unit of the grades.
+        low, high: a 95% interval, by a bootstrap over prompts; None for a convention or a single prompt.
+        kind: "votes" (fitted to votes beside grades), "raters" (each annotator's choice from the grades of the
+            others), "shares" (sigmoid(gamma (2 p - 1)) closest to p), "convention" (no fit), or "given".
+        n: comparisons or votes behind it.
+        prompts: prompts behind it.
+        saturated_share: share of comparisons whose target is above 0.99 or below 0.01 at this gamma.
+        tail: 95th percentile of the non-zero gaps over their median.
+        tail_log1p: the same after ``rescale: log1p``, where that is worth knowing.
+        note: in words, for people.
+    """
+
+    gamma: float
+    low: float | None
+    high: float | None
+    kind: str
+    n: int
+    prompts: int
+    saturated_share: float
+    tail: float
+    tail_log1p: float | None
+    note: str
+
+    @property
+    def heavy_tailed(self) -> bool:
+        return self.tail > HEAVY_TAIL
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fit as plain JSON."""
+        return {**asdict(self), "heavy_tailed": self.heavy_tailed}
+
+
+def fit_gamma(data: Iterable[Datum], *, target: float = TARGET, draws: int = 1000, seed: int = 0) -> GammaFit:
+    """The best gamma that the data allow, by the first of these that applies.
+
+    1. Grades and votes on the same comparisons: maximum likelihood of the votes.
+    2. Two or more annotators graded the same responses: maximum likelihood of each annotator's choice, given the
+       difference of the mean grades of the others, so that nobody predicts themselves.
+    3. Grades alone: the gamma that puts the median non-zero gap at ``target``. A convention, and no fit.
+    4. Votes alone, where the gap is the vote margin 2 p - 1: the gamma that brings sigmoid(gamma (2 p - 1)) closest to
+       p, in cross-entropy. Not each vote given the others: a model averages over the noise of votes by itself, and
+       would be pulled to one half twice. With whole votes alone gamma = 2, which touches p at one half. A convention.
+
+    Raises:
+        UserError: there is no comparison, or the votes go against the grades.
+    """
+    data = list(data)
+    c = Compared.of(data)
+    if not len(c):
+        raise UserError("gamma: nobody compared any two responses of a prompt; give grades or votes")
+    gaps = np.abs(c.gap[~np.isnan(c.gap) & (c.gap != 0)])
+    if not len(gaps):
+        if not np.isnan(c.gap).all():
+            raise UserError("gamma: the grades of every comparison are equal, so gamma does nothing; check the grades")
+        return _fitted(data, c, {"shares": _own_shares(c)}, draws, seed) or _told(data, c, "convention", 2.0)
+    samples = {"votes": _side_by_side(c), "raters": _left_out_raters(data)}
+    middle = float(np.log(target / (1 - target)) / np.median(gaps))
+    return _fitted(data, c, samples, draws, seed) or _told(data, c, "convention", middle, target=target)
+
+
+def given_gamma(data: Iterable[Datum], gamma: float) -> GammaFit:
+    """A stated gamma, with what it does to the targets."""
+    data = list(data)
+    return _told(data, Compared.of(data), "given", gamma)
+
+
+def saturated(margin: Floats, gamma: float) -> float:
+    """Share of the targets sigmoid(gamma margin) above 0.99 or below 0.01."""
+    return float(np.mean(sigmoid(gamma * np.abs(margin)) > SATURATED)) if len(margin) else float("nan")
+
+
+def tail(margin: Floats) -> float:
+    """The 95th percentile of the non-zero |margin| over its median; NaN where all are zero."""
+    size = np.abs(margin)[margin != 0]
+    return float(np.quantile(size, 0.95) / np.median(size)) if len(size) else float("nan")
+
+
+def sigmoid(x: Floats) -> Floats:
+    return np.asarray(0.5 * (1 + np.tanh(0.5 * x)))
+
+
+# ---------------------------------------------------------------------------------------------- what is fitted
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Votes p for i over j (weight of each in ``count``) beside gaps, [N] each, and the prompts they belong to."""
+
+    gap: Floats
+    p: Floats
+    count: Floats
+    prompt: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.gap)
+
+
+def _sample(gap: Floats, p: Floats, count: Floats, prompt: NDArray[np.int64]) -> Sample | None:
+    """The part that tells of gamma: a gap of 0 does not."""
+    told = ~np.isnan(gap) & ~np.isnan(p) & (gap != 0) & (count > 0)
+    return Sample(gap[told], p[told], count[told], prompt[told]) if told.any() else None
+
+
+def _side_by_side(c: Compared) -> Sample | None:
+    return _sample(c.gap, c.share, c.count, c.prompt)
+
+
+def _left_out_raters(data: Sequence[Datum]) -> Sample | None:
+    o = Opinions.of([d for d in data if len(d.annotator_grades) > 1])
+    return _sample(o.gap, (o.side + 1) / 2, np.ones(len(o)), o.prompt)
+
+
+def _own_shares(c: Compared) -> Sample | None:
+    return _sample(2 * c.share - 1, c.share, c.count, c.prompt)
+
+
+# ---------------------------------------------------------------------------------------------- the fit
+
+
+def _fit(s: Sample, draws: int, seed: int) -> tuple[float, float | None, float | None] | None:
+    """Maximum likelihood and a 95% interval; None where the likelihood has no maximum.
+
+    That is so where no vote goes against its gap. Raises UserError where the slope is not positive.
+    """
+    against = np.where(s.gap > 0, 1 - s.p, s.p)
+    if not (s.count * against).any():
+        return None
+    unit = float(np.median(np.abs(s.gap)))
+    gap = s.gap / unit
+    gamma = _newton(gap, s.p, s.count)
+    if gamma <= 0:
+        raise UserError(
+            f"gamma: the votes go against the grades (the fit gives {gamma / unit:.3g}); check that higher grades are "
+            "better, or state gamma"
+        )
+    low, high = _interval(gap, s, gamma, draws, seed)
+    return gamma / unit, low and low / unit, high and high / unit
+
+
+def _newton(gap: Floats, p: Floats, count: Floats) -> float:
+    """The root of the concave log-likelihood's slope, sum of count gap (p - sigmoid(gamma gap))."""
+    gamma = 0.0
+    for _ in range(100):
+        q = sigmoid(gamma * gap)
+        slope = float((count * gap * (p - q)).sum())
+        curvature = float((count * gap**2 * q * (1 - q)).sum())
+        # A step of at most 1 (in units of the median gap) keeps Newton from overshooting into the flat tails.
+        step = float(np.clip(slope / max(curvature, 1e-300), -1, 1))
+        gamma += step
+        if abs(step) < 1e-10 * (1 + abs(gamma)):
+            break
+    return gamma
+
+
+def _interval(gap: Floats, s: Sample, gamma: float, draws: int, seed: int) -> tuple[float | None, float | None]:
+    """The percentile bootstrap over prompts, exact up to interpolation.
+
+    The slope of each prompt's log-likelihood is tabulated on a grid of gammas; a resample of prompts is a weighting of
+    the table's rows, and its maximum lies where the weighted sum crosses zero.
+    """
+    names, prompt = np.unique(s.prompt, return_inverse=True)
+    if len(names) < 2:
+        return None, None
+    q = sigmoid(gamma * gap)
+    by_prompt = np.bincount(prompt, s.count * gap * (s.p - q))
+    error = np.sqrt((by_prompt**2).sum()) / (s.count * gap**2 * q * (1 - q)).sum()
+    grid = gamma + error * np.linspace(-8, 8, 129)
+    table = np.stack([np.bincount(prompt, s.count * gap * (s.p - sigmoid(g * gap))) for g in grid], 1)
+    rng = np.random.default_rng(seed)
+    roots = []
+    for _ in range(draws):
+        slope = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names)) @ table
+        roots.append(np.interp(0.0, -slope, grid))
+    low, high = np.quantile(roots, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _fitted(
+    data: Sequence[Datum], c: Compared, samples: Mapping[str, Sample | None], draws: int, seed: int
+) -> GammaFit | None:
+    """The first of the samples that can be fitted."""
+    for kind, sample in samples.items():
+        if sample is not None and (found := _fit(sample, draws, seed)) is not None:
+            return _told(data, c, kind, *found, sample=sample)
+    return None
+
+
+# ---------------------------------------------------------------------------------------------- in words
+
+
+def _told(
+    data: Sequence[Datum],
+    c: Compared,
+    kind: str,
+    gamma: float,
+    low: float | None = None,
+    high: float | None = None,
+    *,
+    sample: Sample | None = None,
+    target: float | None = None,
+) -> GammaFit:
+    """The fit with what it does to the targets, and the whole in words."""
+    gap, margin = c.gap[~np.isnan(c.gap)], c.margin[~np.isnan(c.margin)]
+    ratio = tail(gap)
+    fit = GammaFit(
+        gamma=gamma,
+        low=low,
+        high=high,
+        kind=kind,
+        n=len(sample) if sample else len(margin),
+        prompts=len(np.unique(sample.prompt if sample else c.prompt)),
+        saturated_share=saturated(margin, gamma),
+        tail=ratio,
+        tail_log1p=tail(Compared.of(rescale(data, "log1p")).gap) if ratio > HEAVY_TAIL else None,
+        note="",
+    )
+    return replace(fit, note=" ".join(filter(None, (_origin(fit, c, target), _mixture(c), _saturation(fit)))))
+
+
+def _origin(fit: GammaFit, c: Compared, target: float | None) -> str:
+    interval = f" (95% interval {fit.low:.3g} to {fit.high:.3g})" if fit.low is not None else ""
+    start, prompts = f"gamma {fit.gamma:.3g}{interval}", f"{fit.prompts:,} prompts"
+    if target is not None:
+        middle = np.median(np.abs(c.gap[~np.isnan(c.gap) & (c.gap != 0)]))
+        return (
+            f"There are grades and nothing that gamma could be fitted to, so {start} is a convention and no fit: it "
+            f"gives the median non-zero gap, {middle:.3g}, the target {target:g}."
+        )
+    return {
+        "votes": f"{start} is fitted to the votes that stand beside grades, on {fit.n:,} comparisons of {prompts}. If "
+        "the grades were computed from these votes, it is too high.",
+        "raters": f"{start} is fitted to what each annotator chose, given the mean grades of the others: {fit.n:,} "
+        f"choices on {prompts}. The mean of all annotators is steadier than that of all but one, so the best gamma for "
+        "it is, if anything, higher.",
+        "shares": f"There are votes and no grades, so the gap is the vote margin 2 p - 1. {start} brings sigmoid(gamma "
+        f"(2 p - 1)) as close to the share p as it can be, on {fit.n:,} comparisons of {prompts}. The target Votes "
+        "reads p itself and needs no gamma.",
+        "convention": f"There is one vote a comparison and no grade, so there is nothing to fit: {start} is a "
+        "convention, with which sigmoid(gamma (2 p - 1)) touches the share p at one half. The target Votes reads p "
+        "itself and needs no gamma.",
+        "given": f"{start} is given.",
+    }[fit.kind]
+
+
+def _mixture(c: Compared) -> str:
+    bare = int(np.isnan(c.gap).sum())
+    if bare in (0, len(c)):
+        return ""
+    return (
+        f"{bare:,} of {len(c):,} comparisons have votes and no grades; their gap is 2 p - 1, which is another scale "
+        "than that of the grades."
+    )
+
+
+def _saturation(fit: GammaFit) -> str:
+    if not fit.heavy_tailed or fit.tail_log1p is None:
+        return ""
+    start = (
+        f"The gaps are heavy-tailed (the 95th percentile is {fit.tail:.3g} times the median): at this gamma "
+        f"{fit.saturated_share:.0%} of the targets are as good as hard labels, and no one gamma suits them all."
+    )
+    if fit.tail_log1p <= HEAVY_TAIL:
+        return f"{start} Set rescale: log1p, which brings the ratio to {fit.tail_log1p:.3g}."
+    return (
+        f"{start} rescale: log1p leaves the ratio at {fit.tail_log1p:.3g}; give the grades on another scale (for "
+        "probabilities their logit)."
+    )
