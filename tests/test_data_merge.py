@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from dataclasses import replace
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mmpo.data import (
     cap_pairs,
     cap_responses,
     dedupe,
+    load,
     merge,
     pairs_of,
     provides,
@@ -24,6 +27,7 @@ from mmpo.data import (
     split,
     spread,
     take,
+    to_row,
 )
 from mmpo.errors import UserError
 from mmpo.types import Datum, Judgement
@@ -175,6 +179,16 @@ def test_the_order_of_rows_does_not_matter(rows: list[Datum], rng: Any) -> None:
 def test_merging_twice_is_merging_once(rows: list[Datum]) -> None:
     once, _ = merge(rows)
     assert said(merge(once)[0]) == said(once)
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(DATA.filter(len))
+def test_data_written_as_rows_load_back(tmp_path: Path, rows: list[Datum]) -> None:
+    merged, _ = merge(rows)
+    data = [replace(d, id=str(n), source="") for n, d in enumerate((*rows, *merged))]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(to_row(d)) + "\n" for d in data))
+    assert [replace(d, source="") for d in load(str(path)).data] == data
 
 
 # ---------------------------------------------------------------------------------------------- shaping

@@ -113,21 +113,28 @@ def test_a_margin_without_a_meaning_is_refused(read: Any) -> None:
 @pytest.mark.parametrize(
     ("meaning", "expected", "provides"),
     [
-        ("gap", Judgement(0, 1, gap=1.5), {"grades": 1}),
-        ("offset", Judgement(0, 1, p=1.0, gap=1.5), {"offset": 1, "votes": 1}),
-        ("ignore", Judgement(0, 1, p=1.0), {"votes": 1}),
+        ("gap", [Judgement(0, 1, gap=1.5)], {"grades": 1}),
+        ("offset", [Judgement(0, 1, p=1.0), Judgement(0, 1, gap=1.5)], {"offset": 1, "votes": 1}),
+        ("ignore", [Judgement(0, 1, p=1.0)], {"votes": 1}),
     ],
 )
-def test_the_meanings_of_margin(read: Any, meaning: str, expected: Judgement, provides: dict[str, int]) -> None:
+def test_the_meanings_of_margin(read: Any, meaning: str, expected: list[Judgement], provides: dict[str, int]) -> None:
     loaded = read({**PAIR, "margin": 1.5}, margin=meaning)
-    assert loaded.data[0].judgements == (expected,)
+    assert list(loaded.data[0].judgements) == expected
     assert loaded.ledger.provides == provides
     assert ("margin" in loaded.ledger.unused_feedback) == (meaning == "ignore")
 
 
 def test_a_margin_of_two_responses(read: Any) -> None:
     loaded = read({**TWO, "margin": -2, "votes": [1, 1, 0, -1]}, margin="gap")
-    assert loaded.data[0].judgements == (Judgement(0, 1, p=0.375, count=4, gap=-2),)
+    assert loaded.data[0].judgements == (Judgement(0, 1, p=0.375, count=4), Judgement(0, 1, gap=-2))
+
+
+def test_a_stated_gap_replaces_the_scores_and_that_is_told(read: Any) -> None:
+    loaded = read({**PAIR, "margin": 3, "score_chosen": 9, "score_rejected": 8}, margin="gap")
+    assert loaded.data[0].grades is None and loaded.ledger.unused_feedback == ["score_chosen", "score_rejected"]
+    loaded = read({**PAIR, "margin": 3, "score_chosen": 9, "score_rejected": 8}, margin="ignore")
+    assert loaded.data[0].grades == (9, 8) and loaded.ledger.unused_feedback == ["margin"]
 
 
 # ---------------------------------------------------------------------------------------------- prompts
@@ -405,6 +412,10 @@ BAD_ROWS = [
     ({**GRADED, "pairwise": [[1, 1, 1]]}, "compares 1 with 1"),
     ({**GRADED, "pairwise": [[0, 0.5, 1]]}, "compares 0 with 0.5"),
     ({**GRADED, "pairwise": [[0, 1]]}, r"give \[i, j, vote\]"),
+    ({**GRADED, "judgements": [{"first": 0, "second": 3, "p": 1}]}, "compares 0 with 3"),
+    ({**GRADED, "judgements": [{"first": 0, "second": 1}]}, "neither p nor gap"),
+    ({**GRADED, "judgements": [{"first": 0, "second": 1, "q": 1}]}, "is no mapping of annotator, count"),
+    ({**GRADED, "scores": [1, 2, 3], "pairs": [[0, 1, 2]]}, "pairs holds something else"),
     ({**GRADED, "annotator_scores": [[1, 2]]}, "annotator_scores.0. has 2 entries"),
     ({**GRADED, "annotator_scores": [[1, 2, 3], [1, 2, 3]], "annotators": ["a", "a"]}, "one annotator twice"),
     ({"instruction": "p", "completions": [{"response": "a", "overall_score": 1}]}, "completions has 1 entries"),

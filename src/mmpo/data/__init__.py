@@ -7,6 +7,7 @@ from mmpo.data.merge import merge
 from mmpo.data.pairs import pairs_of, provides
 from mmpo.data.shape import cap_pairs, cap_responses, dedupe, rescale, shuffle_responses, split, spread, take
 from mmpo.data.source import Source
+from mmpo.data.write import to_row
 
 __all__ = [
     "Dropped",
@@ -27,4 +28,5 @@ __all__ = [
     "split",
     "spread",
     "take",
+    "to_row",
 ]

@@ -170,7 +170,7 @@ def _fit(s: Sample, draws: int, seed: int) -> tuple[float, float | None, float |
             "better, or state gamma"
         )
     low, high = _interval(gap, s, gamma, draws, seed)
-    return gamma / unit, low and low / unit, high and high / unit
+    return (gamma / unit, None, None) if low is None or high is None else (gamma / unit, low / unit, high / unit)
 
 
 def _newton(gap: Floats, p: Floats, count: Floats) -> float:

@@ -61,6 +61,9 @@ class Row:
     def numbers(self, name: str, n: int) -> tuple[float, ...]:
         return numbers(self.value(name), name, n)
 
+    def some_numbers(self, name: str, n: int) -> tuple[float | None, ...]:
+        return some_numbers(self.value(name), name, n)
+
     def weight(self, name: str) -> float:
         return weight(self.value(name), name)
 
@@ -114,6 +117,14 @@ def numbers(value: Any, name: str, n: int) -> tuple[float, ...]:
     if len(values) != n:
         raise BadRow("lengths differ", f"{name} has {len(values)} entries for {n}; give one each")
     return tuple(number(v, f"{name}[{i}]") for i, v in enumerate(values))
+
+
+def some_numbers(line: Any, name: str, n: int) -> tuple[float | None, ...]:
+    """Numbers, null where a response has none."""
+    values = items(line, name)
+    if len(values) != n:
+        raise BadRow("lengths differ", f"{name} has {len(values)} entries for {n} responses; give one each")
+    return tuple(None if v is None else number(v, f"{name}[{i}]") for i, v in enumerate(values))
 
 
 def items(value: Any, name: str) -> list[Any]:
