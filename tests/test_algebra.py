@@ -107,9 +107,11 @@ def test_a_tie_is_one_half():
     assert p_first(Hard(), pair_evidence(votes=(2, 2))) == p_first(Votes(), pair_evidence(votes=(2, 2))) == (0.5, 0.5)
 
 
-def test_hard_follows_the_majority_of_votes_and_else_the_grades():
+def test_hard_follows_the_grades_and_else_the_majority_of_votes():
     assert p_first(Hard(), pair_evidence(votes=(2, 3))) == (0, 1)
-    assert p_first(Hard(), pair_evidence(quality=(1, 0), votes=(2, 3))) == (0, 1)
+    # Grades and votes may disagree; all graded targets then follow the grades, so that gamma -> infinity stays Hard.
+    mixed = pair_evidence(quality=(1, 0), votes=(2, 3))
+    assert p_first(Hard(), mixed) == (1, 0) == p_first(BradleyTerry(1e4), mixed)
     assert p_first(Hard(), pair_evidence(quality=(1, 0))) == (1, 0)
     assert p_first(Hard(), pair_evidence(stated=-0.1)) == (0, 1)
 

@@ -102,11 +102,12 @@ def test_a_method_is_a_value():
         ("mmpo", {"gama": 1.0}, r"method 'mmpo' has no parameter 'gama'. Did you mean 'gamma'\?"),
         ("dpo", {"beta": "0.1"}, r"method.beta is '0.1'; a number is needed"),
         ("dpo", {"beta": True}, r"method.beta is True; a number is needed"),
-        ("dpo", {"beta": math.nan}, r"method.beta is nan; a finite number is needed"),
+        ("dpo", {"beta": math.nan}, r"method.beta is nan; a finite number, 0 or more, is needed"),
         ("cdpo", {"eps": 0.5}, r"eps is 0.5; a flip rate is at least 0 and below 0.5"),
-        ("robust_dpo", {"eps": -0.1}, r"eps is -0.1"),
+        ("robust_dpo", {"eps": -0.1}, r"method.eps is -0.1; a finite number"),
         ("ipo_sum", {"tau": 0.0}, r"tau is 0; it must be positive"),
-        ("ipo_mean", {"tau": -1.0}, r"tau is -1; it must be positive"),
+        ("ipo_mean", {"tau": -1.0}, r"method.tau is -1.0; a finite number"),
+        ("mmpo", {"gamma": -2.2}, r"method.gamma is -2.2; a finite number"),
     ],
 )
 def test_a_mistake_is_named(name, parameters, message):

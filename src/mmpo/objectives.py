@@ -34,8 +34,8 @@ class Logistic(Objective):
 class GapLogistic(Objective):
     """The winner must lead by the graded gap: l(M) = -log sigmoid(M_ij - scale (q_i - q_j)).
 
-    The additive margin of Llama 2's reward model (arXiv 2307.09288, eq. 2) and, on implicit rewards, of ODPO
-    (arXiv 2402.10571, eq. 5). Under hard labels the optimum is still at infinity, only further out; contrast
+    The additive margin of Llama 2's reward model (arXiv 2307.09288, eq. 2) and, on implicit rewards, the linear form
+    of ODPO's offset (arXiv 2402.10571). Under hard labels the optimum is still at infinity, only further out; contrast
     ``targets.BradleyTerry``, which matches the gap.
     """
 
@@ -71,7 +71,7 @@ class Squared(Objective):
 class Hinge(Objective):
     """No price beyond a margin: l(M) = max(0, width - M).
 
-    SLiC-HF, arXiv 2305.10425, eq. 3; RSO's hinge-norm, arXiv 2309.06657, eq. 8, on the log-ratio.
+    SLiC-HF, arXiv 2305.10425, on the log-likelihood; RSO's hinge-norm, arXiv 2309.06657, on the log-ratio.
     """
 
     width: float = 1.0

@@ -12,14 +12,15 @@ from mmpo.types import Reading, Regularizer
 
 
 def best(p: Tensor, reading: Reading) -> Tensor:
-    """The response that wins most, as weights [B, K]; equal winners share.
+    """The response that wins most, its losses taken off, as weights [B, K]; equal winners share.
 
     They sum to the mean weight of the datum's comparisons, so that a weight of 2 counts as two copies of the datum and
-    a datum without comparisons counts nothing.
+    a datum without comparisons counts nothing. A response that was compared with none is never the best.
     """
-    wins = p.sum(-1).masked_fill(~reading.mask, -float("inf"))
+    seen = reading.mask & ((p != 0) | (p.mT != 0)).any(-1)
+    wins = (p - p.mT).sum(-1).masked_fill(~seen, -float("inf"))
     # Sums of the same shares in another order differ in the last bit.
-    top = torch.isclose(wins, wins.amax(-1, keepdim=True))
+    top = torch.isclose(wins, wins.amax(-1, keepdim=True), atol=1e-6) & seen
     weight = inner(p, torch.ones_like(p)).unsqueeze(-1)
     return weight * top / top.sum(-1, keepdim=True).clamp_min(1)
 
@@ -28,8 +29,8 @@ def best(p: Tensor, reading: Reading) -> Tensor:
 class Imitation(Regularizer):
     """Negative log-likelihood of the best response, summed over its tokens: R = -log pi(y_best|x).
 
-    RPO, arXiv 2405.16436, eq. 3 (the baseline policy is the preferred response); the cross-entropy term of SLiC-HF,
-    arXiv 2305.10425, eq. 4. The best response wins the most mass in P; equal winners share.
+    RPO, arXiv 2405.16436 (the baseline policy is the preferred response); the cross-entropy term of SLiC-HF,
+    arXiv 2305.10425. The best response wins the most net mass in P; equal winners share.
     """
 
     needs = frozenset({"logps"})

@@ -54,7 +54,7 @@ class MeanLogRatio(Score):
 class LogProb(Score):
     """The log-likelihood itself, without a reference: s = beta log pi(y|x), summed over tokens.
 
-    SLiC-HF, arXiv 2305.10425, eq. 3 (beta = 1).
+    SLiC-HF, arXiv 2305.10425 (beta = 1).
     """
 
     beta: float = 1.0

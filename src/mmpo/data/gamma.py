@@ -1,6 +1,6 @@
 """How many logits one point of quality is worth: fit gamma to the data, or propose one and say that it is proposed.
 
-MMPO turns a graded gap into a probability, sigmoid(gamma gap) (arXiv 2410.03145, eq. 5). Where people's votes stand
+MMPO turns a graded gap into a probability, sigmoid(gamma gap) (arXiv 2410.03145). Where people's votes stand
 beside grades, gamma is the slope of a logistic regression of the votes on the gap, through the origin.
 """
 
@@ -44,6 +44,7 @@ class GammaFit:
         tail: 95th percentile of the non-zero gaps over their median.
         tail_log1p: the same after ``rescale: log1p``, where that is worth knowing.
         note: in words, for people.
+        curve: what was fitted, in bins of like size of the gap: (mean gap, share of votes for the better side, votes).
     """
 
     gamma: float
@@ -56,6 +57,7 @@ class GammaFit:
     tail: float
     tail_log1p: float | None
     note: str
+    curve: tuple[tuple[float, float, float], ...] = ()
 
     @property
     def heavy_tailed(self) -> bool:
@@ -221,6 +223,17 @@ def _fitted(
     return None
 
 
+def _curve(s: Sample, bins: int = 10) -> tuple[tuple[float, float, float], ...]:
+    """Votes for the better side by the size of the gap, in bins of about equal mass; equal gaps stay together."""
+    size, won = np.abs(s.gap), np.where(s.gap > 0, s.p, 1 - s.p)
+    cuts = np.unique(np.quantile(size, np.linspace(0, 1, bins + 1)[1:-1]))
+    place = np.searchsorted(cuts, size, side="left")
+    votes = np.bincount(place, s.count)
+    some = votes > 0
+    means = [np.bincount(place, s.count * value)[some] / votes[some] for value in (size, won)]
+    return tuple((float(g), float(p), float(n)) for g, p, n in zip(*means, votes[some], strict=True))
+
+
 # ---------------------------------------------------------------------------------------------- in words
 
 
@@ -249,6 +262,7 @@ def _told(
         tail=ratio,
         tail_log1p=tail(Compared.of(rescale(data, "log1p")).gap) if ratio > HEAVY_TAIL else None,
         note="",
+        curve=_curve(sample) if sample else (),
     )
     return replace(fit, note=" ".join(filter(None, (_origin(fit, c, target), _mixture(c), _saturation(fit)))))
 

@@ -36,7 +36,7 @@ def agreement(p: ArrayLike, m: ArrayLike) -> Floats:
 def nll(p: ArrayLike, m: ArrayLike) -> Floats:
     """Cross-entropy of p and sigmoid(m) in nats: -p log sigmoid(m) - (1 - p) log sigmoid(-m).
 
-    The price that training pays under the logistic objective (arXiv 2410.03145, eq. 6). Its floor is the entropy of p.
+    The price that training pays under the logistic objective (arXiv 2410.03145). Its floor is the entropy of p.
     """
     m = np.asarray(m, float)
     return np.logaddexp(0.0, m) - np.asarray(p, float) * m

@@ -94,8 +94,8 @@ def build(name: str, **parameters: Any) -> Method:
             raise UserError(f"method {name!r} has no parameter {key!r}. {nearest(key, entry.parameters)}")
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise UserError(f"method.{key} is {value!r}; a number is needed")
-        if not math.isfinite(value):
-            raise UserError(f"method.{key} is {value!r}; a finite number is needed")
+        if not math.isfinite(value) or value < 0:
+            raise UserError(f"method.{key} is {value!r}; a finite number, 0 or more, is needed")
     return entry.build(**parameters)
 
 

@@ -85,6 +85,7 @@ def rpo(eta: float = 0.005, beta: float = 0.01) -> Method:
 def odpo(scale: float = 1.0, beta: float = 0.1) -> Method:
     """DPO with an additive margin: the winner must lead by ``scale`` times the graded gap.
 
-    Relations: uses the same grades as ``mmpo``, as an offset instead of a soft target.
+    Relations: uses the same grades as ``mmpo``, as an offset instead of a soft target. The paper also scales the offset
+    by the logarithm of the gap; here it is linear (rescale the grades for the other).
     """
     return Method(Hard(), LogRatio(beta), GapLogistic(scale))

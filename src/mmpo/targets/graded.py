@@ -14,8 +14,8 @@ from mmpo.types import Evidence, Target
 class Hard(Target):
     """The better one wins with probability 1, a tie is one half: P_ij = [i better than j] + 1/2 [tie].
 
-    The majority decides where there are votes, the graded gap elsewhere. The target of DPO (arXiv 2305.18290, eq. 7)
-    and of Bradley-Terry reward models. Relations: the limit of ``BradleyTerry`` for gamma -> infinity.
+    The sign of the graded gap decides: the higher grade, and the majority where a pair has votes and no grades. The
+    target of DPO (arXiv 2305.18290, eq. 7) and of Bradley-Terry reward models. Relations: the limit of ``BradleyTerry`` for gamma -> infinity.
     """
 
     @property
@@ -23,15 +23,15 @@ class Hard(Target):
         return "P_ij = 1 if i is better than j, 1/2 if they tie, else 0"
 
     def __call__(self, evidence: Evidence, m: Tensor) -> Tensor:
-        lead = torch.where(evidence.vote_share.isnan(), evidence.gap, evidence.votes - evidence.votes.mT)
-        return evidence.weight * torch.heaviside(lead, lead.new_tensor(0.5))
+        gap = evidence.gap
+        return evidence.weight * torch.heaviside(gap, gap.new_tensor(0.5))
 
 
 @dataclass(frozen=True)
 class BradleyTerry(Target):
     """The graded gap as a probability: P_ij = sigmoid(gamma (q_i - q_j)).
 
-    MMPO, arXiv 2410.03145, eq. 5. ``gamma`` has the unit 1 / (unit of the grades): it says how many logits one point
+    MMPO, arXiv 2410.03145. ``gamma`` has the unit 1 / (unit of the grades): it says how many logits one point
     of quality is worth. Where a pair has votes and no grades, the gap is the vote margin 2 p - 1. Limits: gamma = 0 is
     a coin, gamma -> infinity is ``Hard``. Under the logistic price the optimum is M_ij = gamma (q_i - q_j).
     """

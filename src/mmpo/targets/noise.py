@@ -19,7 +19,7 @@ def _check(eps: float) -> None:
 class Flip(Target):
     """Labels as they would look after flips: P' = (1 - eps) P + eps P^T. Label smoothing.
 
-    cDPO (Mitchell, 2023, "A note on DPO with noisy preferences", eq. 2). Relations: ``Unflip`` is its inverse.
+    cDPO (Mitchell, 2023, "A note on DPO with noisy preferences"). Relations: ``Unflip`` is its inverse.
     """
 
     of: Target
@@ -45,7 +45,7 @@ class Flip(Target):
 class Unflip(Target):
     """The clean labels behind flipped ones: P' = ((1 - eps) P - eps P^T) / (1 - 2 eps).
 
-    Robust DPO, arXiv 2403.00409, eq. 8: an unbiased estimate of the loss on clean labels. P' leaves [0, 1], so the
+    Robust DPO, arXiv 2403.00409: an unbiased estimate of the loss on clean labels. P' leaves [0, 1], so the
     logistic price has no lower bound: watch the margin. Relations: the inverse of ``Flip``.
     """
 
