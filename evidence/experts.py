@@ -1,6 +1,6 @@
 """Real grades: hard Bradley-Terry against MMPO on lists of graded responses, held-out prompts.
 
-``judges``: up to 55 responses a prompt, graded by an LLM judge with the probability of beating one reference answer; the
+``judges``: up to 55 responses a prompt, graded with an LLM judge's probability of beating one reference answer; the
 reference stands among the responses with grade one half. gamma is fitted to the judge's own probabilities. It is
 measured on held-out prompts against the observed probabilities of 27 of the models against the reference.
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from mmpo import __version__
-from mmpo.errors import UserError
+from mmpo.errors import OnBadRow, UserError
 
 app = typer.Typer(
     help="Train policies and reward models on graded feedback: how much better, not only which.",
@@ -31,7 +31,9 @@ MarginMeaning = Annotated[
     str | None, typer.Option(help="What a column 'margin' means: gap (graded), offset (additive) or ignore.")
 ]
 Grade = Annotated[str | None, typer.Option(help="Which of several grades to use, such as helpfulness.")]
-OnBadRow = Annotated[str, typer.Option(help="What to do with a bad row: error (stop and name it) or drop (count it).")]
+BadRow = Annotated[
+    OnBadRow, typer.Option(help="What to do with a bad row: error (stop and name it) or drop (count it).")
+]
 Length = Annotated[int | None, typer.Option(help="Longest sequence in tokens; what is cut is counted.")]
 PromptLength = Annotated[int | None, typer.Option(help="Longest prompt in tokens; the beginning is cut.")]
 Reference = Annotated[str | None, typer.Option(help="The model a policy was trained from, for its implicit reward.")]
@@ -56,7 +58,7 @@ def inspect(
     split: Split = None,
     margin: MarginMeaning = None,
     grade: Grade = None,
-    on_bad_row: OnBadRow = "drop",
+    on_bad_row: BadRow = "drop",
 ) -> None:
     """Report on the data before any model is touched."""
     from mmpo.data import inspect as run
@@ -121,7 +123,7 @@ def score(
     split: Split = None,
     margin: MarginMeaning = None,
     grade: Grade = None,
-    on_bad_row: OnBadRow = "error",
+    on_bad_row: BadRow = "error",
 ) -> None:
     """Add the model's score to every response."""
     from mmpo.data import load, to_row
@@ -154,7 +156,7 @@ def evaluate(
     split: Split = None,
     margin: MarginMeaning = None,
     grade: Grade = None,
-    on_bad_row: OnBadRow = "error",
+    on_bad_row: BadRow = "error",
 ) -> None:
     """Measure a model against people: accuracy, calibration, by margin and by length."""
     from mmpo.evaluate.model import evaluate_model

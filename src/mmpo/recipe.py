@@ -144,7 +144,7 @@ class _Loader(yaml.SafeLoader):
     """YAML as people mean it: 1e-5 is a number."""
 
 
-_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+_Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)$"),
     list("-+0123456789."),

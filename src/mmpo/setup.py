@@ -167,8 +167,8 @@ def check_needs(method: Method, examples: Sequence[Example], offset: bool = Fals
         )
     if {"grades", "offset"} & method.needs and counts["bare labels"] == counts["comparisons"]:
         raise UserError(
-            f"the method needs graded feedback ({method.target.equation}), but all {counts['comparisons']} comparisons "
-            "are bare labels, so every target would be the same; use dpo, cdpo or bradley_terry, or give scores or votes"
+            f"the method needs graded feedback ({method.target.equation}), but all {counts['comparisons']} "
+            "comparisons are bare labels, so every target would be the same; use dpo, cdpo or bradley_terry, or give scores or votes"
         )
     if "votes" in method.needs and not counts["with votes"]:
         raise UserError(

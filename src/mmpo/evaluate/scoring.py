@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm.auto import tqdm
 from transformers import AutoConfig
@@ -26,8 +25,8 @@ class Scored:
     """Rewards of the responses of each datum, their lengths in tokens, and what the limits cut."""
 
     data: list[Datum]
-    rewards: list[np.ndarray]
-    lengths: list[np.ndarray]
+    rewards: list[list[float]]
+    lengths: list[list[float]]
     cuts: dict[str, Any]
 
 
@@ -90,15 +89,15 @@ class Scorer:
         collator = Collator.of(self.tokenizer)
         device = next(self.model.parameters()).device
         self.model.eval()
-        rewards: list[np.ndarray] = [np.empty(0)] * len(examples)
-        lengths: list[np.ndarray] = [np.empty(0)] * len(examples)
+        rewards: list[list[float]] = [[]] * len(examples)
+        lengths: list[list[float]] = [[]] * len(examples)
         for chunk in tqdm(by_length(examples, batch_tokens), desc="scoring", unit="batch"):
             reading = self.reader(self.model, collator.batch([examples[n] for n in chunk]).to(device))
-            said = self.score.rewards(reading).cpu().double().numpy()
-            tokens = reading.require("lengths").cpu().numpy()
+            said = self.score.rewards(reading).tolist()
+            tokens = reading.require("lengths").tolist()
             for row, n in enumerate(chunk):
                 k = len(examples[n].encoded.responses)
-                rewards[n], lengths[n] = said[row, :k], tokens[row, :k]
+                rewards[n], lengths[n] = said[row][:k], tokens[row][:k]
         return Scored([datum for datum, _ in kept], rewards, lengths, cuts.as_dict())
 
 
