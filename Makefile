@@ -4,7 +4,6 @@ VENV   ?= .venv
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 DOCS   := $(VENV)/.docs
-export OMP_NUM_THREADS ?= 1
 
 # torch is installed first and by itself, so that its build can be chosen without touching the rest: pip takes a CPU
 # wheel where your index or find-links offers one, and TORCH= says where else to look, for instance
@@ -33,6 +32,7 @@ $(DOCS): $(READY)
 demo: $(READY)  ## the whole road on generated data: runs/demo/report.html
 	$(PY) -m mmpo demo --out runs/demo
 
+test: export OMP_NUM_THREADS := 1
 test: $(READY)  ## run the tests
 	$(PY) -m pytest -q -n 2
 
