@@ -1,5 +1,6 @@
 """The text room: a stream of Datum in, a stream of Datum out. It loads, checks and shapes data."""
 
+from mmpo.data.check import inspect
 from mmpo.data.gamma import GammaFit, fit_gamma
 from mmpo.data.ledger import Dropped, Ledger
 from mmpo.data.load import Loaded, load
@@ -19,6 +20,7 @@ __all__ = [
     "cap_responses",
     "dedupe",
     "fit_gamma",
+    "inspect",
     "load",
     "merge",
     "pairs_of",

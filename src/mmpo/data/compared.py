@@ -107,6 +107,12 @@ class Opinions:
     def __len__(self) -> int:
         return len(self.unit)
 
+    def first_of_each(self) -> Opinions:
+        """One opinion of each annotator on each comparison: to agree with oneself is no agreement."""
+        _, first = np.unique(np.stack([self.unit, self.annotator]), axis=1, return_index=True)
+        kept = {name: getattr(self, name)[first] for name in ("unit", "annotator", "side", "gap", "prompt")}
+        return Opinions(**kept, names=self.names)
+
     @classmethod
     def of(cls, data: Iterable[Datum]) -> Opinions:
         """Named votes, and the sign of the difference of each annotator's grades."""

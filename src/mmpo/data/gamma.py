@@ -310,7 +310,7 @@ def _saturation(fit: GammaFit) -> str:
         f"{fit.saturated_share:.0%} of the targets are as good as hard labels, and no one gamma suits them all."
     )
     if fit.tail_log1p <= HEAVY_TAIL:
-        return f"{start} Set rescale: log1p, which brings the ratio to {fit.tail_log1p:.3g}."
+        return f"{start} Set shape: {{rescale: log1p}}, which brings the ratio to {fit.tail_log1p:.3g}."
     return (
         f"{start} rescale: log1p leaves the ratio at {fit.tail_log1p:.3g}; give the grades on another scale (for "
         "probabilities their logit)."
