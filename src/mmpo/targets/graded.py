@@ -15,7 +15,8 @@ class Hard(Target):
     """The better one wins with probability 1, a tie is one half: P_ij = [i better than j] + 1/2 [tie].
 
     The sign of the graded gap decides: the higher grade, and the majority where a pair has votes and no grades. The
-    target of DPO (arXiv 2305.18290, eq. 7) and of Bradley-Terry reward models. Relations: the limit of ``BradleyTerry`` for gamma -> infinity.
+    target of DPO (arXiv 2305.18290, eq. 7) and of Bradley-Terry reward models. Relations: the limit of ``BradleyTerry``
+    for gamma -> infinity.
     """
 
     @property
