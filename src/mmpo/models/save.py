@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+OLDER_ROPE = {
+    "rope_theta": ("rope_theta", "rotary_emb_base"),
+    "partial_rotary_factor": ("partial_rotary_factor", "rotary_pct"),
+}
+"""What transformers 4 calls the entries of ``rope_parameters``; the second name is GPT-NeoX's."""
 
 
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
@@ -14,30 +22,41 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
     """
     if hasattr(model, "merge_and_unload"):
         model.save_pretrained(folder / "adapter")
-        model = model.merge_and_unload()
+        model = _merged(model)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    _for_older_readers(folder)
+    _for_older_readers(folder, tokenizer.model_input_names)
 
 
-def _for_older_readers(folder: Path) -> None:
+def _merged(model: Any) -> Any:
+    """A merged copy in main memory, so that the trained model stays what it was: adapter on, adapter off."""
+    device = next(model.parameters()).device
+    merged = copy.deepcopy(model.to("cpu")).merge_and_unload()
+    model.to(device)
+    return merged
+
+
+def _for_older_readers(folder: Path, inputs: Sequence[str]) -> None:
     """Keep the keys that transformers 4 reads beside those that transformers 5 writes.
 
-    Without ``rope_theta`` an older reader would take its default base and give other numbers in silence; it does not
-    know the tokenizer class that transformers 5 names.
+    Without the rope keys an older reader would take its defaults and give other numbers in silence; without the names
+    of the model's inputs it would pass token types to a model that has none; and it does not know the tokenizer class
+    that transformers 5 names.
     """
     path = folder / "config.json"
     config = json.loads(path.read_text())
     rope = config.get("rope_parameters") or {}
-    if "rope_theta" in rope:
-        config.setdefault("rope_theta", rope["rope_theta"])
-        if rope.get("rope_type", "default") != "default":
-            config.setdefault("rope_scaling", {k: v for k, v in rope.items() if k != "rope_theta"})
+    for key, older in OLDER_ROPE.items():
+        if key in rope:
+            config |= {name: rope[key] for name in older if name not in config}
+    if rope.get("rope_type", "default") != "default":
+        config.setdefault("rope_scaling", {k: v for k, v in rope.items() if k not in OLDER_ROPE})
     if "dtype" in config:
         config.setdefault("torch_dtype", config["dtype"])
     path.write_text(json.dumps(config, indent=2) + "\n")
     path = folder / "tokenizer_config.json"
     settings = json.loads(path.read_text())
+    settings.setdefault("model_input_names", list(inputs))
     if settings.get("tokenizer_class") == "TokenizersBackend":
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-        path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
+    path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
