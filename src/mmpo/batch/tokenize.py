@@ -109,7 +109,8 @@ def pair_frame(tokenizer: Any) -> Frame | None:
     word = next(token for token in range(len(tokenizer)) if token not in tokenizer.all_special_ids)
     text = tokenizer.decode([word])
     inside = len(tokenizer(text, add_special_tokens=False)["input_ids"])
-    both = tokenizer(text, text, return_token_type_ids=True)
+    both = tokenizer(text, text)
+    # A tokenizer that does not return type ids leaves them to the model, which then takes 0 for every token.
     ids, types = both["input_ids"], both.get("token_type_ids") or [0] * len(both["input_ids"])
     special = [token in tokenizer.all_special_ids for token in ids]
     head = special.index(False)
