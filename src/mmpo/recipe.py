@@ -12,13 +12,33 @@ import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 from transformers import TrainingArguments
+from transformers.integrations import get_available_reporting_integrations, get_reporting_integration_callbacks
 
 from mmpo.batch import Limits
 from mmpo.data import Source
 from mmpo.errors import OnBadRow, UserError, nearest
-from mmpo.methods import CATALOGUE
+from mmpo.methods import build
+from mmpo.types import Method
 
 TRAINING_KEYS = {f.name: f for f in fields(TrainingArguments) if f.init}
+
+IDLE_KEYS = {
+    "label_smoothing_factor": "method cdpo smooths labels",
+    "resume_from_checkpoint": "a run goes on from the last checkpoint in output_dir by itself",
+    "train_sampling_strategy": "the order of the prompts is random",
+    "length_column_name": "the order of the prompts is random",
+    "do_train": "mmpo train always trains",
+    "do_eval": "eval_data and eval_strategy say when to evaluate",
+    "do_predict": "mmpo score gives the scores of responses",
+    "prediction_loss_only": "mmpo evaluate measures a model",
+    "include_for_metrics": "mmpo evaluate measures a model",
+    "batch_eval_metrics": "mmpo evaluate measures a model",
+    "label_names": "mmpo knows its evidence",
+}
+"""Keys of TrainingArguments that would change nothing here, so a recipe may not hold them; and what to do instead."""
+
+
+REFERENCES = ("copy", "adapter", "cached")
 
 
 class Shape(BaseModel):
@@ -57,7 +77,7 @@ class Recipe(BaseModel):
 
     model: str
     method: dict[str, Any]
-    data: list[Source]
+    data: list[Source] = Field(min_length=1)
     eval_data: list[Source] = []
     task: Literal["policy", "reward"] | None = None
     reference: Literal["copy", "adapter", "cached"] | None = None
@@ -93,9 +113,13 @@ class Recipe(BaseModel):
     def arguments(self) -> TrainingArguments:
         """The TrainingArguments of this recipe."""
         try:
-            return TrainingArguments(**self.training)
+            args = TrainingArguments(**self.training)
+            get_reporting_integration_callbacks(args.report_to)
         except (ValueError, TypeError, ImportError) as error:
             raise UserError(f"recipe: {str(error).strip().splitlines()[0]}") from error
+        for tracker in set(args.report_to) - set(get_available_reporting_integrations()) - {"flyte", "kubeflow"}:
+            raise UserError(f"recipe: report_to names {tracker!r}, which is not installed; install it, or take it out")
+        return args
 
 
 def read_recipe(path: str | Path | None, overrides: Mapping[str, Any] = {}) -> Recipe:
@@ -115,6 +139,8 @@ def make_recipe(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
     for key, value in content.items():
         if key in own:
             ours[key] = value
+        elif key in IDLE_KEYS:
+            raise UserError(f"{where}: {key!r} has no effect here, so remove it; {IDLE_KEYS[key]}")
         elif key in TRAINING_KEYS:
             training[key] = _typed(key, value, where)
         else:
@@ -156,18 +182,30 @@ def _defaults(training: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_method(recipe: Recipe, where: str) -> None:
-    name = recipe.method.get("name")
-    if name not in CATALOGUE:
-        raise UserError(f"{where}: unknown method {name!r}. {nearest(str(name), CATALOGUE)}")
-    task = CATALOGUE[name].build().task
-    if recipe.task not in (None, task):
-        raise UserError(f"{where}: method {name!r} trains a {task} model, but task is {recipe.task!r}")
-    if recipe.reference == "adapter" and recipe.lora is None:
-        raise UserError(
-            f"{where}: reference is 'adapter' but there is no lora; use reference: copy, or add lora: {{r: 16}}"
-        )
-    if recipe.reference is not None and "ref" not in CATALOGUE[name].build().needs:
-        raise UserError(f"{where}: method {name!r} uses no reference; remove the key 'reference'")
+    if "name" not in recipe.method:
+        raise UserError(f"{where}: method has no name; write method: {{name: mmpo, gamma: 2.2}}")
+    name, parameters = recipe.method["name"], {k: v for k, v in recipe.method.items() if k != "name"}
+    if parameters.get("gamma") == "auto":
+        parameters["gamma"] = 1.0
+    try:
+        method = build(str(name), **parameters)
+        check_reference(recipe.reference, method, adapter=recipe.lora is not None)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    if recipe.task not in (None, method.task):
+        raise UserError(f"{where}: method {name!r} trains a {method.task} model, but task is {recipe.task!r}")
+
+
+def check_reference(reference: str | None, method: Method, adapter: bool) -> None:
+    """Raise UserError where a method has no use for a reference, or a model no adapter to switch off."""
+    if reference is None:
+        return
+    if "ref" not in method.needs:
+        raise UserError(f"the method uses no reference; leave reference out ({method.score.equation})")
+    if reference not in REFERENCES:
+        raise UserError(f"unknown reference {reference!r}. {nearest(reference, REFERENCES)}")
+    if reference == "adapter" and not adapter:
+        raise UserError("reference is 'adapter' but there is no lora; use reference: copy, or add lora: {r: 16}")
 
 
 def _yaml_file(path: Path) -> dict[str, Any]:
@@ -194,12 +232,11 @@ def _set(content: dict[str, Any], keys: Sequence[str], value: Any, where: str) -
 
 def _typed(key: str, value: Any, where: str) -> Any:
     try:
-        TypeAdapter(_annotation(key)).validate_python(value)
+        return TypeAdapter(_annotation(key)).validate_python(value)
     except ValidationError as error:
         raise UserError(f"{where}: {key} is {value!r}; {error.errors()[0]['msg']}") from error
     except (NameError, TypeError):
         return value
-    return value
 
 
 def _annotation(key: str) -> Any:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mmpo import __version__
+from mmpo.batch.tokenize import pair_frame
 from mmpo.errors import UserError
+from mmpo.types import Datum
 
 LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "peft")
 
@@ -29,13 +33,27 @@ def check_folder(folder: Path, identity: dict[str, Any]) -> None:
         return
     record = json.loads(path.read_text())
     before, now = record.get("identity") or {}, json.loads(json.dumps(identity))
-    if before == now or (record.get("status") == "started" and not list(folder.glob("checkpoint-*"))):
+    begun = record.get("status") != "started" or list(folder.glob("checkpoint-*"))
+    if not begun or (before == now and record["status"] == "started"):
         return
+    if before == now:
+        raise UserError(
+            f"output_dir: {folder} holds this very run, finished; choose another output_dir, or remove that folder to "
+            "train anew"
+        )
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     raise UserError(
         f"output_dir: {folder} holds another run (it differs in {', '.join(changed)}); choose another output_dir, or "
         "remove that folder"
     )
+
+
+def fingerprint(data: Sequence[Datum]) -> str:
+    """A short name for exactly these data, to tell whether a run goes on with what it began with."""
+    name = blake2b(digest_size=8)
+    for datum in data:
+        name.update(repr(datum).encode())
+    return f"{len(data)} prompts, {name.hexdigest()}"
 
 
 def open_record(folder: Path, identity: dict[str, Any]) -> None:
@@ -63,13 +81,15 @@ def write_card(folder: Path, record: dict[str, Any]) -> None:
 
 def usage(tokenizer: Any) -> str:
     """How to turn a prompt and a response into the input of a saved reward model, as lines of Python."""
-    if tokenizer.chat_template:
+    if pair_frame(tokenizer) is not None:
+        text = 'inputs = tokenizer(prompt, response, return_tensors="pt")'
+    elif tokenizer.chat_template:
         text = (
             'turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]\n'
             'inputs = tokenizer.apply_chat_template(turns, return_tensors="pt", return_dict=True)'
         )
-    elif tokenizer.cls_token_id is not None and tokenizer.sep_token_id is not None:
-        text = 'inputs = tokenizer(prompt, response, return_tensors="pt")'
+    elif tokenizer.eos_token is None or tokenizer("a")["input_ids"][-1] == tokenizer.eos_token_id:
+        text = 'inputs = tokenizer(prompt + response, return_tensors="pt")'
     else:
         text = 'inputs = tokenizer(prompt + response + tokenizer.eos_token, return_tensors="pt")'
     return f"{text}\nscore = model(**inputs).logits[0, 0].item()"

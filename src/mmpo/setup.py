@@ -12,11 +12,20 @@ from tqdm.auto import tqdm
 from mmpo import methods
 from mmpo.batch import Collator, Example, Limits, prepare
 from mmpo.batch.collate import by_length
-from mmpo.data import Loaded, cap_pairs, cap_responses, fit_gamma, load, merge, rescale, shuffle_responses, spread
+from mmpo.data import cap_pairs, cap_responses, fit_gamma, load, merge, rescale, shuffle_responses, spread
 from mmpo.errors import OnBadRow, UserError
 from mmpo.models import AdapterOff, FrozenCopy, PolicyReader, Reference, RewardReader
-from mmpo.models.load import load_policy, load_reward_model, load_tokenizer, without_dropout
-from mmpo.recipe import Recipe, Shape
+from mmpo.models.load import (
+    adapted,
+    as_reward_model,
+    fitted,
+    load_policy,
+    load_reward_model,
+    load_tokenizer,
+    with_pad_token,
+    without_dropout,
+)
+from mmpo.recipe import Recipe, Shape, check_reference
 from mmpo.types import Datum, Method, Reader
 
 DEFAULT_LIMITS = Limits()
@@ -39,19 +48,47 @@ class Setup:
     record: dict[str, Any] = field(default_factory=dict)
     account: list[str] = field(default_factory=list)
 
+    def with_account(self, given: Gathered, held_out: Gathered) -> Setup:
+        """The same, with what became of the data before they came here."""
+        self.record |= {"data": given.record, "eval_data": held_out.record if held_out.data else None}
+        self.account[:0] = given.account + [f"eval_data: {line}" for line in held_out.account]
+        return self
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Data in the shape that training takes, and the account of what became of them on the way.
+
+    ``offset`` says that the column margin was declared an additive offset.
+    """
+
+    data: list[Datum]
+    record: dict[str, Any]
+    account: list[str]
+    offset: bool = False
+
+
+def gather(sources: Any, shape: Shape, seed: int, on_bad_row: OnBadRow = "error") -> Gathered:
+    """Load and shape data: anything ``mmpo.data.load`` takes, or a list of Datum."""
+    if isinstance(sources, list | tuple) and all(isinstance(item, Datum) for item in sources):
+        data, counts = shaped(sources, shape, seed)
+        return Gathered(data, {"data": len(sources), "shaping": counts}, [])
+    loaded = load(sources, on_bad_row=on_bad_row, seed=seed)
+    data, counts = shaped(loaded.data, shape, seed)
+    record = {**loaded.ledger.as_dict(), "shaping": counts}
+    return Gathered(data, record, loaded.ledger.summary(), "offset" in loaded.ledger.provides)
+
 
 def from_recipe(recipe: Recipe) -> Setup:
     """Load, shape, tokenise and check all that a recipe names."""
     seed = int(recipe.training.get("seed", 42))
-    loaded = load(recipe.data, on_bad_row=recipe.on_bad_row, seed=seed)
-    evaluated = load(recipe.eval_data, on_bad_row=recipe.on_bad_row, seed=seed) if recipe.eval_data else None
-    data, counts = shaped(loaded.data, recipe.shape, seed)
-    method, gamma = built(recipe.method, data)
+    given, held_out = (gather(part, recipe.shape, seed, recipe.on_bad_row) for part in (recipe.data, recipe.eval_data))
+    method, gamma = built(recipe.method, given.data)
     setup = bring_together(
         recipe.model,
         method,
-        data,
-        shaped(evaluated.data, recipe.shape, seed)[0] if evaluated else (),
+        given.data,
+        held_out.data,
         lora=recipe.lora,
         reference=recipe.reference,
         limits=recipe.limits,
@@ -59,15 +96,9 @@ def from_recipe(recipe: Recipe) -> Setup:
         dtype=recipe.dtype,
         disable_dropout=recipe.disable_dropout,
         on_bad_row=recipe.on_bad_row,
-        offset=_offset(loaded),
-    )
-    setup.record |= {
-        "recipe": recipe.model_dump(mode="json"),
-        "data": {**loaded.ledger.as_dict(), "shaping": counts},
-        "eval_data": evaluated.ledger.as_dict() if evaluated else None,
-        "gamma": gamma,
-    }
-    setup.account[:0] = loaded.ledger.summary() + (evaluated.ledger.summary() if evaluated else [])
+        offset=given.offset,
+    ).with_account(given, held_out)
+    setup.record |= {"recipe": recipe.model_dump(mode="json"), "gamma": gamma}
     if gamma:
         setup.account.append(f"gamma {gamma['gamma']:.4g} ({gamma['kind']}): {gamma['note']}")
     return setup
@@ -84,31 +115,43 @@ def bring_together(
     reference: str | Reference | None = None,
     limits: Limits = DEFAULT_LIMITS,
     pad_token: str | None = None,
-    dtype: str = "float32",
+    dtype: str | None = None,
     disable_dropout: bool = True,
     on_bad_row: OnBadRow = "error",
     offset: bool = False,
 ) -> Setup:
-    """Objects or names -> a Setup. Raises UserError where the data lack what the method needs."""
+    """Objects or names -> a Setup. Raises UserError where model, method and data do not fit together.
+
+    Args:
+        model: folder, hub id, or a loaded model.
+        method: a Method or its name.
+        tokenizer: default: the one in the model's folder.
+        lora: keys of peft.LoraConfig.
+        reference: "copy", "adapter" or "cached", or anything that gives reference log-probs; default: the adapter
+            switched off where there is one, else a copy of the model.
+        limits: how long prompts and responses may be.
+        pad_token: names the padding token; a new one is added to the vocabulary.
+        dtype: of a model loaded by name; default float32.
+        disable_dropout: so that policy and reference agree in training as in evaluation. A lora_dropout stays.
+        offset: the data state an additive margin, which the method must use.
+    """
     method = methods.build(method) if isinstance(method, str) else method
     name = model if isinstance(model, str) else model.config.name_or_path
-    if tokenizer is None:
-        tokenizer = load_tokenizer(name, pad_token)
-    if isinstance(model, str):
-        loader = load_reward_model if method.task == "reward" else load_policy
-        model = loader(model, tokenizer, lora, dtype)
+    tokenizer = load_tokenizer(name, pad_token) if tokenizer is None else with_pad_token(tokenizer, pad_token)
+    model = _model(model, tokenizer, method.task, dtype)
     if disable_dropout:
         without_dropout(model)
+    if lora is not None:
+        model = adapted(model, lora, method.task)
+    kind = _reference_kind(method, model, reference)
     examples, cuts = prepare(data, tokenizer, limits, on_bad_row)
     stated = check_needs(method, examples, offset)
     eval_examples, eval_cuts = prepare(eval_data, tokenizer, limits, on_bad_row) if eval_data else ([], None)
-    kind: str | None = None
+    if kind == "cached":
+        examples = cache_reference(model, examples, tokenizer)
+        eval_examples = cache_reference(model, eval_examples, tokenizer)
     reader: Reader = RewardReader()
     if method.task == "policy":
-        kind = reference if isinstance(reference, str) else _default_reference(method, model, reference)
-        if kind == "cached":
-            examples = cache_reference(model, examples, tokenizer)
-            eval_examples = cache_reference(model, eval_examples, tokenizer)
         reader = PolicyReader(_reference(kind, model, reference))
     record = {
         "task": method.task,
@@ -116,15 +159,25 @@ def bring_together(
         "method": repr(method),
         "equation": method.equation,
         "reference": kind,
+        "lora": dict(lora) if lora is not None else None,
         "comparisons": stated,
         "gamma": None,
         "tokens": cuts,
         "eval_tokens": eval_cuts,
         "limits": {"max_length": limits.max_length, "max_prompt_length": limits.max_prompt_length},
     }
-    compared = ", ".join(f"{count} {kind}" for kind, count in stated.items())
-    account = [f"{len(examples)} prompts: {compared}", cuts["summary"]]
+    account = [f"{len(examples)} prompts: {', '.join(f'{n} {of}' for of, n in stated.items())}", cuts["summary"]]
+    if eval_cuts:
+        account.append(f"eval_data: {len(eval_examples)} prompts; {eval_cuts['summary']}")
     return Setup(model, tokenizer, method, reader, examples, eval_examples, record, account)
+
+
+def _model(model: Any, tokenizer: Any, task: str, dtype: str | None) -> Any:
+    if isinstance(model, str):
+        return (load_reward_model if task == "reward" else load_policy)(model, tokenizer, dtype or "float32")
+    if dtype is not None:
+        raise UserError("dtype is for a model loaded by name; this one is loaded already, so convert it yourself")
+    return (as_reward_model if task == "reward" else fitted)(model, tokenizer)
 
 
 def shaped(data: Sequence[Datum], shape: Shape, seed: int) -> tuple[list[Datum], dict[str, Any]]:
@@ -168,7 +221,8 @@ def check_needs(method: Method, examples: Sequence[Example], offset: bool = Fals
     if {"grades", "offset"} & method.needs and counts["bare labels"] == counts["comparisons"]:
         raise UserError(
             f"the method needs graded feedback ({method.target.equation}), but all {counts['comparisons']} "
-            "comparisons are bare labels, so every target would be the same; use dpo, cdpo or bradley_terry, or give scores or votes"
+            "comparisons are bare labels, so every target would be the same; use dpo, cdpo or bradley_terry, or give "
+            "scores or votes"
         )
     if "votes" in method.needs and not counts["with votes"]:
         raise UserError(
@@ -203,12 +257,14 @@ def cache_reference(model: Any, examples: Sequence[Example], tokenizer: Any) -> 
     return out
 
 
-def _default_reference(method: Method, model: Any, given: Reference | None) -> str | None:
-    if "ref" not in method.needs:
-        return None
-    if given is not None:
-        return "given"
-    return "adapter" if hasattr(model, "disable_adapter") else "copy"
+def _reference_kind(method: Method, model: Any, given: str | Reference | None) -> str | None:
+    """Where the reference's log-probs come from; None for a method that needs none."""
+    adapter = hasattr(model, "disable_adapter")
+    kind = given if given is None or isinstance(given, str) else "given"
+    check_reference("copy" if kind == "given" else kind, method, adapter)
+    if kind is None and "ref" in method.needs:
+        return "adapter" if adapter else "copy"
+    return kind
 
 
 def _reference(kind: str | None, model: Any, given: str | Reference | None) -> Reference | None:
@@ -217,7 +273,3 @@ def _reference(kind: str | None, model: Any, given: str | Reference | None) -> R
     if kind == "adapter":
         return AdapterOff()
     return None if isinstance(given, str) else given
-
-
-def _offset(loaded: Loaded) -> bool:
-    return "offset" in loaded.ledger.provides

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,15 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from mmpo import methods
-from mmpo.data import load
 from mmpo.doctor import examine
-from mmpo.errors import OnBadRow, UserError
+from mmpo.errors import UserError
 from mmpo.evaluate.scoring import score_record
 from mmpo.loop import GradedTrainer
 from mmpo.models.save import save
 from mmpo.recipe import Recipe, Shape
-from mmpo.record import check_folder, open_record, usage, versions, write_card, write_record
-from mmpo.setup import Setup, bring_together, from_recipe, shaped
-from mmpo.types import Datum, Method
+from mmpo.record import check_folder, fingerprint, open_record, usage, versions, write_card, write_record
+from mmpo.setup import Setup, bring_together, from_recipe, gather
+from mmpo.types import Method
 
 
 def train(
@@ -45,14 +45,16 @@ def train(
     Raises:
         UserError: the data, the method and the model do not fit together; the message says how to mend it.
     """
-    sets = [_as_data(part, options.get("on_bad_row", "error"), args.seed) for part in (data, eval_data)]
-    (train_data, counts), (held_out, _) = (
-        shaped(part, shape or Shape(), args.seed) if part else ([], {}) for part in sets
-    )
-    setup = bring_together(model, method, train_data, held_out, **options)
-    setup.record |= {"data": {"data": len(sets[0]), "shaping": counts}}
-    identity = {key: setup.record[key] for key in ("base_model", "method", "limits")}
-    return fit(setup, args, identity, callbacks)
+    shape, on_bad_row = shape or Shape(), options.get("on_bad_row", "error")
+    given, held_out = (gather(part, shape, args.seed, on_bad_row) for part in (data, eval_data))
+    setup = bring_together(model, method, given.data, held_out.data, offset=given.offset, **options)
+    identity = {
+        **{key: setup.record[key] for key in ("base_model", "method", "reference", "lora", "limits")},
+        "data": fingerprint(given.data),
+        "eval_data": fingerprint(held_out.data),
+        "arguments": json.loads(args.to_json_string()),
+    }
+    return fit(setup.with_account(given, held_out), args, identity, callbacks)
 
 
 def train_recipe(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> GradedTrainer:
@@ -137,9 +139,3 @@ def _leave_record(
     }
     write_record(folder, record)
     write_card(folder, record)
-
-
-def _as_data(data: Any, on_bad_row: OnBadRow, seed: int) -> list[Datum]:
-    if isinstance(data, Sequence) and not isinstance(data, str) and all(isinstance(item, Datum) for item in data):
-        return list(data)
-    return load(data, on_bad_row=on_bad_row, seed=seed).data

@@ -78,7 +78,7 @@ class Scorer:
                 raise UserError(
                     f"{name} is a policy: its implicit reward needs the model it was trained from; give --reference"
                 )
-            reader = PolicyReader(FrozenCopy.of(load_policy(base, tokenizer, dtype=dtype)))
+            reader = PolicyReader(FrozenCopy(load_policy(base, tokenizer, dtype=dtype).eval()))
         return cls(model, tokenizer, reader, score, limits)
 
     @torch.no_grad()

@@ -15,43 +15,62 @@ from mmpo.errors import UserError, nearest
 
 def load_tokenizer(name: str, pad_token: str | None = None) -> Any:
     """The tokenizer of a model. ``pad_token`` names its padding token; a new one is added to the vocabulary."""
-    tokenizer = _found(AutoTokenizer.from_pretrained, name)
+    return with_pad_token(_found(AutoTokenizer.from_pretrained, name), pad_token)
+
+
+def with_pad_token(tokenizer: Any, pad_token: str | None = None) -> Any:
+    """The tokenizer with this padding token. Raises UserError where it then has none."""
     if pad_token is not None:
         if pad_token not in tokenizer.get_vocab():
             tokenizer.add_special_tokens({"pad_token": pad_token})
         tokenizer.pad_token = pad_token
     if tokenizer.pad_token_id is None:
         raise UserError(
-            f"the tokenizer of {name} has no pad token; name one with pad_token, for example pad_token: '<|pad|>' "
-            "(it is added to the vocabulary if it is new)"
+            f"the tokenizer of {tokenizer.name_or_path} has no pad token; name one with pad_token, for example "
+            "pad_token: '<|pad|>' (it is added to the vocabulary if it is new)"
         )
     return tokenizer
 
 
-def load_policy(name: str, tokenizer: Any, lora: Mapping[str, Any] | None = None, dtype: str = "float32") -> Any:
-    """A causal language model, with a fresh LoRA adapter if asked."""
-    model = _found(AutoModelForCausalLM.from_pretrained, name, dtype=_dtype(dtype))
-    return _adapted(_fitted(model, tokenizer), lora, "CAUSAL_LM")
+def load_policy(name: str, tokenizer: Any, dtype: str = "float32") -> Any:
+    """A causal language model, fitted to its tokenizer."""
+    return fitted(_found(AutoModelForCausalLM.from_pretrained, name, dtype=_dtype(dtype)), tokenizer)
 
 
-def load_reward_model(name: str, tokenizer: Any, lora: Mapping[str, Any] | None = None, dtype: str = "float32") -> Any:
-    """A sequence classifier with one label, from any encoder or decoder; a missing head is initialised.
+def load_reward_model(name: str, tokenizer: Any, dtype: str = "float32") -> Any:
+    """A sequence classifier with one label, from any encoder or decoder; a missing head is initialised."""
+    model = _found(AutoModelForSequenceClassification.from_pretrained, name, num_labels=1, dtype=_dtype(dtype))
+    return as_reward_model(model, tokenizer)
+
+
+def fitted(model: Any, tokenizer: Any) -> Any:
+    """The model with the vocabulary and the pad token of the tokenizer."""
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    if getattr(model, "generation_config", None) is not None:
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return model
+
+
+def as_reward_model(model: Any, tokenizer: Any) -> Any:
+    """A loaded sequence classifier made a reward model.
 
     ``problem_type`` is set to regression, so that no consumer puts a sigmoid over the raw score.
+    Raises UserError where it has not one label, or where the token before the padding is the padding token too.
     """
-    model = _found(
-        AutoModelForSequenceClassification.from_pretrained,
-        name,
-        num_labels=1,
-        problem_type="regression",
-        dtype=_dtype(dtype),
-    )
+    if model.config.num_labels != 1:
+        raise UserError(
+            f"a reward model gives one score, but {type(model).__name__} has {model.config.num_labels} labels; load it "
+            "with AutoModelForSequenceClassification and num_labels=1"
+        )
     if tokenizer.pad_token_id == tokenizer.eos_token_id and tokenizer.cls_token_id is None:
         raise UserError(
-            f"the tokenizer of {name} uses its end-of-text token for padding; a reward model would pool the token "
-            "before it. Name another pad token, for example pad_token: '<|pad|>'"
+            f"the tokenizer of {tokenizer.name_or_path} uses its end-of-text token for padding; a reward model would "
+            "pool the token before it. Name another pad token, for example pad_token: '<|pad|>'"
         )
-    return _adapted(_fitted(model, tokenizer), lora, "SEQ_CLS")
+    model.config.problem_type = "regression"
+    return fitted(model, tokenizer)
 
 
 def without_dropout(model: Any) -> Any:
@@ -65,23 +84,18 @@ def without_dropout(model: Any) -> Any:
     return model
 
 
-def _fitted(model: Any, tokenizer: Any) -> Any:
-    """Vocabulary and pad token of model and tokenizer agree."""
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    if getattr(model, "generation_config", None) is not None:
-        model.generation_config.pad_token_id = tokenizer.pad_token_id
-    return model
-
-
-def _adapted(model: Any, lora: Mapping[str, Any] | None, task: str) -> Any:
-    if lora is None:
-        return model
+def adapted(model: Any, lora: Mapping[str, Any], task: str) -> Any:
+    """The model with a fresh LoRA adapter; of a reward model the head is trained beside it."""
     for key in lora:
         if key not in LoraConfig.__dataclass_fields__:
             raise UserError(f"lora has no key {key!r}. {nearest(key, LoraConfig.__dataclass_fields__)}")
-    return get_peft_model(model, LoraConfig(**{"target_modules": "all-linear", "task_type": task, **lora}))
+    if hasattr(model, "disable_adapter"):
+        raise UserError("the model has an adapter already; leave lora out, or give the model without it")
+    kind = "SEQ_CLS" if task == "reward" else "CAUSAL_LM"
+    try:
+        return get_peft_model(model, LoraConfig(**{"target_modules": "all-linear", "task_type": kind, **lora}))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"lora: {str(error).strip().splitlines()[0]}") from error
 
 
 def _dtype(name: str) -> torch.dtype:
