@@ -11,7 +11,7 @@ import torch
 from mmpo.batch import Collator, Example
 from mmpo.models import PolicyReader
 from mmpo.setup import Setup
-from mmpo.types import Batch, Reading
+from mmpo.types import Batch, Datum, Reading
 
 TOLERANCE = 1e-4
 LOOSE = 2e-2
@@ -42,8 +42,8 @@ def examine(setup: Setup, prompts: int = 4) -> list[Finding]:
     try:
         batch = _batch(setup, setup.examples[:prompts])
         reading = setup.reader(model, batch)
-        findings = [_boundary(setup.examples), _finite(reading), _alone(setup, prompts)]
-        if setup.record.get("fresh", True) and "ref" in setup.method.needs:
+        findings = [_boundary(setup.examples), _finite(reading), _alone(setup, reading)]
+        if "ref" in setup.method.needs:
             findings.append(_reference_is_start(setup, batch, reading))
         if batch.ref_logps is not None and isinstance(setup.reader, PolicyReader):
             findings.append(_cache_is_live(setup, batch, reading))
@@ -78,7 +78,7 @@ def _boundary(examples: Sequence[Example]) -> Finding:
 
 
 def _finite(reading: Reading) -> Finding:
-    values = reading.rewards if reading.rewards is not None else reading.require("logps")
+    values = _said(reading)
     return Finding(
         "finite numbers",
         bool(values.isfinite().all()),
@@ -87,23 +87,32 @@ def _finite(reading: Reading) -> Finding:
     )
 
 
-def _alone(setup: Setup, prompts: int) -> Finding:
-    """Padding must not change what the model says: every prompt alone against all in one batch."""
-
-    def values(examples: Sequence[Example]) -> torch.Tensor:
-        reading = setup.reader(setup.model, _batch(setup, examples))
-        said = reading.rewards if reading.rewards is not None else reading.require("logps")
-        return said[reading.mask]
-
-    examples = setup.examples[:prompts]
-    together, alone = values(examples), torch.cat([values([example]) for example in examples])
-    gap = float((together - alone).abs().max()) / _scale(alone)
+def _alone(setup: Setup, reading: Reading) -> Finding:
+    """Padding must not change what the model says: the shortest response of each prompt alone against all together."""
+    examples = setup.examples[: len(reading.mask)]
+    shortest = [min(range(len(e.encoded.responses)), key=lambda i: len(e.encoded.responses[i])) for e in examples]
+    alone = torch.cat(
+        [_said(setup.reader(setup.model, _single(setup, e, i))) for e, i in zip(examples, shortest, strict=True)]
+    )
+    together = _said(reading)[range(len(examples)), shortest]
+    gap = float((together - alone[:, 0]).abs().max()) / _scale(alone)
     return Finding(
         "padded = alone",
         gap <= _tolerance(setup),
         f"largest relative difference {gap:.1e}",
         "the model ignores its attention mask, or reads padding; check pad_token",
     )
+
+
+def _single(setup: Setup, example: Example, i: int) -> Batch:
+    """One response of an example as a batch without padding; what people said of it is not needed."""
+    encoded = replace(example.encoded, responses=(example.encoded.responses[i],))
+    return _batch(setup, [Example.of(Datum(encoded.id, "", ("",)), encoded)])
+
+
+def _said(reading: Reading) -> torch.Tensor:
+    """[B, K] what the model says of each response."""
+    return reading.rewards if reading.rewards is not None else reading.require("logps")
 
 
 def _reference_is_start(setup: Setup, batch: Batch, reading: Reading) -> Finding:
@@ -121,6 +130,7 @@ def _reference_is_start(setup: Setup, batch: Batch, reading: Reading) -> Finding
         equal,
         f"first loss {float(bare):.6f}, expected {float(at_zero):.6f}{ln2}",
         "the reference differs from the model that training starts from; check reference, dropout and dtype",
+        fatal=setup.record["reference"] != "given",
     )
 
 
