@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from mmpo.batch import Collator, Example
+from mmpo.errors import UserError
 from mmpo.evaluate.running import Tally
 from mmpo.types import Batch, Method, Outcome, Reader
 
@@ -38,7 +39,8 @@ class GradedTrainer(transformers.Trainer):
         eval_dataset: Sequence[Example] | dict[str, Sequence[Example]] | None = None,
         **further: Any,
     ) -> None:
-        args.remove_unused_columns = False
+        if args.label_smoothing_factor:
+            raise UserError("label_smoothing_factor has no effect here; take method cdpo, whose eps smooths labels")
         super().__init__(
             model=model,
             args=args,
@@ -88,4 +90,6 @@ class GradedTrainer(transformers.Trainer):
 
     def _across(self, totals: torch.Tensor) -> torch.Tensor:
         """The sum over processes."""
+        if self.accelerator.num_processes == 1:
+            return totals
         return self.accelerator.reduce(totals.to(self.accelerator.device), "sum").cpu()

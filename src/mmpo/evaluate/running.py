@@ -58,8 +58,9 @@ class Tally:
         if not self.data:
             return {}
         names = sorted(self.sums)
-        counts = torch.stack([torch.as_tensor(n, dtype=torch.float64) for n in (self.comparisons, float(self.data))])
-        totals = torch.cat([torch.stack([self.sums[name] for name in names]).cpu().double(), counts.cpu()])
+        # Moved before they are widened: some accelerators have no float64.
+        values = [*(self.sums[name] for name in names), torch.as_tensor(self.comparisons), torch.tensor(self.data)]
+        totals = torch.stack([value.cpu().double() for value in values])
         *sums, comparisons, data = reduce(totals).tolist()
         self.sums, self.comparisons, self.data = {}, 0.0, 0
         return {
