@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmpo.data.compared import Compared, Floats, Opinions
+from mmpo.data.gamma_note import note
 from mmpo.data.shape import rescale
 from mmpo.errors import UserError
 from mmpo.types import Datum
@@ -41,7 +42,7 @@ class GammaFit:
         n: comparisons or votes behind it.
         prompts: prompts behind it.
         saturated_share: share of comparisons whose target is above 0.99 or below 0.01 at this gamma.
-        tail: 95th percentile of the non-zero gaps over their median.
+        tail: 95th percentile of the non-zero gaps over their median; None where there are none.
         tail_log1p: the same after ``rescale: log1p``, where that is worth knowing.
         note: in words, for people.
         curve: what was fitted, in bins of like size of the gap: (mean gap, share of votes for the better side, votes).
@@ -54,18 +55,22 @@ class GammaFit:
     n: int
     prompts: int
     saturated_share: float
-    tail: float
+    tail: float | None
     tail_log1p: float | None
     note: str
     curve: tuple[tuple[float, float, float], ...] = ()
 
     @property
     def heavy_tailed(self) -> bool:
-        return self.tail > HEAVY_TAIL
+        return self.tail is not None and self.tail > HEAVY_TAIL
+
+    @property
+    def heavy_after_log1p(self) -> bool:
+        return self.tail_log1p is not None and self.tail_log1p > HEAVY_TAIL
 
     def as_dict(self) -> dict[str, Any]:
         """The fit as plain JSON."""
-        return {**asdict(self), "heavy_tailed": self.heavy_tailed}
+        return {**asdict(self), "curve": [list(point) for point in self.curve], "heavy_tailed": self.heavy_tailed}
 
 
 def fit_gamma(data: Iterable[Datum], *, target: float = TARGET, draws: int = 1000, seed: int = 0) -> GammaFit:
@@ -80,7 +85,7 @@ def fit_gamma(data: Iterable[Datum], *, target: float = TARGET, draws: int = 100
        would be pulled to one half twice. With whole votes alone gamma = 2, which touches p at one half. A convention.
 
     Raises:
-        UserError: there is no comparison, or the votes go against the grades.
+        UserError: there is no comparison, all gaps are zero, or people's choices go against the grades.
     """
     data = list(data)
     c = Compared.of(data)
@@ -104,13 +109,13 @@ def given_gamma(data: Iterable[Datum], gamma: float) -> GammaFit:
 
 def saturated(margin: Floats, gamma: float) -> float:
     """Share of the targets sigmoid(gamma margin) above 0.99 or below 0.01."""
-    return float(np.mean(sigmoid(gamma * np.abs(margin)) > SATURATED)) if len(margin) else float("nan")
+    return float(np.mean(sigmoid(gamma * np.abs(margin)) > SATURATED)) if len(margin) else 0.0
 
 
-def tail(margin: Floats) -> float:
-    """The 95th percentile of the non-zero |margin| over its median; NaN where all are zero."""
-    size = np.abs(margin)[margin != 0]
-    return float(np.quantile(size, 0.95) / np.median(size)) if len(size) else float("nan")
+def tail(gap: Floats) -> float | None:
+    """The 95th percentile of the non-zero |gap| over their median; None where there are none."""
+    size = np.abs(gap[~np.isnan(gap) & (gap != 0)])
+    return float(np.quantile(size, 0.95) / np.median(size)) if len(size) else None
 
 
 def sigmoid(x: Floats) -> Floats:
@@ -168,8 +173,8 @@ def _fit(s: Sample, draws: int, seed: int) -> tuple[float, float | None, float |
     gamma = _newton(gap, s.p, s.count)
     if gamma <= 0:
         raise UserError(
-            f"gamma: the votes go against the grades (the fit gives {gamma / unit:.3g}); check that higher grades are "
-            "better, or state gamma"
+            f"gamma: people's choices go against the grades (the fit gives {gamma / unit:.3g}); check that higher "
+            "grades are better, or state gamma"
         )
     low, high = _interval(gap, s, gamma, draws, seed)
     return (gamma / unit, None, None) if low is None or high is None else (gamma / unit, low / unit, high / unit)
@@ -234,7 +239,7 @@ def _curve(s: Sample, bins: int = 10) -> tuple[tuple[float, float, float], ...]:
     return tuple((float(g), float(p), float(n)) for g, p, n in zip(*means, votes[some], strict=True))
 
 
-# ---------------------------------------------------------------------------------------------- in words
+# ---------------------------------------------------------------------------------------------- what comes of it
 
 
 def _told(
@@ -249,8 +254,8 @@ def _told(
     target: float | None = None,
 ) -> GammaFit:
     """The fit with what it does to the targets, and the whole in words."""
-    gap, margin = c.gap[~np.isnan(c.gap)], c.margin[~np.isnan(c.margin)]
-    ratio = tail(gap)
+    margin = c.margin[~np.isnan(c.margin)]
+    ratio = tail(c.gap)
     fit = GammaFit(
         gamma=gamma,
         low=low,
@@ -260,58 +265,8 @@ def _told(
         prompts=len(np.unique(sample.prompt if sample else c.prompt)),
         saturated_share=saturated(margin, gamma),
         tail=ratio,
-        tail_log1p=tail(Compared.of(rescale(data, "log1p")).gap) if ratio > HEAVY_TAIL else None,
+        tail_log1p=tail(Compared.of(rescale(data, "log1p")).gap) if ratio is not None and ratio > HEAVY_TAIL else None,
         note="",
         curve=_curve(sample) if sample else (),
     )
-    return replace(fit, note=" ".join(filter(None, (_origin(fit, c, target), _mixture(c), _saturation(fit)))))
-
-
-def _origin(fit: GammaFit, c: Compared, target: float | None) -> str:
-    interval = f" (95% interval {fit.low:.3g} to {fit.high:.3g})" if fit.low is not None else ""
-    start, prompts = f"gamma {fit.gamma:.3g}{interval}", f"{fit.prompts:,} prompts"
-    if target is not None:
-        middle = np.median(np.abs(c.gap[~np.isnan(c.gap) & (c.gap != 0)]))
-        return (
-            f"There are grades and nothing that gamma could be fitted to, so {start} is a convention and no fit: it "
-            f"gives the median non-zero gap, {middle:.3g}, the target {target:g}."
-        )
-    return {
-        "votes": f"{start} is fitted to the votes that stand beside grades, on {fit.n:,} comparisons of {prompts}. If "
-        "the grades were computed from these votes, it is too high.",
-        "raters": f"{start} is fitted to what each annotator chose, given the mean grades of the others: {fit.n:,} "
-        f"choices on {prompts}. The mean of all annotators is steadier than that of all but one, so the best gamma for "
-        "it is, if anything, higher.",
-        "shares": f"There are votes and no grades, so the gap is the vote margin 2 p - 1. {start} brings sigmoid(gamma "
-        f"(2 p - 1)) as close to the share p as it can be, on {fit.n:,} comparisons of {prompts}. The target Votes "
-        "reads p itself and needs no gamma.",
-        "convention": f"There is one vote a comparison and no grade, so there is nothing to fit: {start} is a "
-        "convention, with which sigmoid(gamma (2 p - 1)) touches the share p at one half. The target Votes reads p "
-        "itself and needs no gamma.",
-        "given": f"{start} is given.",
-    }[fit.kind]
-
-
-def _mixture(c: Compared) -> str:
-    bare = int(np.isnan(c.gap).sum())
-    if bare in (0, len(c)):
-        return ""
-    return (
-        f"{bare:,} of {len(c):,} comparisons have votes and no grades; their gap is 2 p - 1, which is another scale "
-        "than that of the grades."
-    )
-
-
-def _saturation(fit: GammaFit) -> str:
-    if not fit.heavy_tailed or fit.tail_log1p is None:
-        return ""
-    start = (
-        f"The gaps are heavy-tailed (the 95th percentile is {fit.tail:.3g} times the median): at this gamma "
-        f"{fit.saturated_share:.0%} of the targets are as good as hard labels, and no one gamma suits them all."
-    )
-    if fit.tail_log1p <= HEAVY_TAIL:
-        return f"{start} Set shape: {{rescale: log1p}}, which brings the ratio to {fit.tail_log1p:.3g}."
-    return (
-        f"{start} rescale: log1p leaves the ratio at {fit.tail_log1p:.3g}; give the grades on another scale (for "
-        "probabilities their logit)."
-    )
+    return replace(fit, note=note(fit, c, target))

@@ -15,6 +15,13 @@ from mmpo.report.figures import PALETTE, Series, curves
 Report = Mapping[str, Any]
 
 
+_SPREADS = (
+    ("grades", "grade", "Grades of single responses, as the source gives them."),
+    ("gaps", "graded gap", "Gaps of compared responses. Many small and few huge gaps suit no single gamma."),
+    ("vote_shares", "share of votes for the preferred side", "One half is a tie, 1 is unanimous."),
+)
+
+
 def page(report: Report) -> Page:
     """The main thing first: how much there is, what is wrong, what to do next; then what lies behind it."""
     out = Page("Data report", report["ledger"]["name"])
@@ -54,7 +61,12 @@ def _feedback(out: Page, report: Report) -> None:
     out.table(
         ["feedback", "comparisons", "share", "ties"],
         [
-            [name, size[kind], size[kind] / max(size["comparisons"], 1), ties[tied]["share"] if tied else None]
+            [
+                name,
+                size[kind],
+                _percent(size[kind] / size["comparisons"]),
+                _percent(ties[tied]["share"] if tied else None),
+            ]
             for kind, name, tied in (
                 ("grades", "grades of both responses", "gaps"),
                 ("ranks", "of these, ranks", None),
@@ -65,15 +77,15 @@ def _feedback(out: Page, report: Report) -> None:
             if size[kind]
         ],
     )
-    out.table(["responses to a prompt", "prompts"], [[int(k), n] for k, n in size["responses_per_prompt"].items()])
-    for key, label, caption in (
-        ("grades", "grade", "Grades of single responses, as the source gives them."),
-        ("gaps", "graded gap", "Gaps of compared responses. Many small and few huge gaps suit no single gamma."),
-        ("vote_shares", "share of votes for the preferred side", "One half is a tie, 1 is unanimous."),
-    ):
-        if report[key]:
-            out.figure(_histogram(report[key], label), caption)
-            out.facts({f"{q}th percentile": value for q, value in report[key]["percentiles"].items()})
+    shown = [(report[key], label, caption) for key, label, caption in _SPREADS if report[key]]
+    for spread, label, caption in shown:
+        out.figure(_histogram(spread, label), caption)
+    if shown:
+        out.table(
+            ["percentile", *shown[0][0]["percentiles"]],
+            [[label, *spread["percentiles"].values()] for spread, label, _ in shown],
+        )
+    out.table(["responses to a prompt", "prompts"], _per_prompt(size["responses_per_prompt"]))
 
 
 def _gamma(out: Page, gamma: Report, targets: Report | None) -> None:
@@ -85,7 +97,7 @@ def _gamma(out: Page, gamma: Report, targets: Report | None) -> None:
             "gamma": gamma["gamma"],
             "95% interval": "none" if gamma["low"] is None else f"{gamma['low']:.4g} to {gamma['high']:.4g}",
             "kind": gamma["kind"],
-            "targets above 0.99": f"{gamma['saturated_share']:.1%}",
+            "targets above 0.99": _percent(gamma["saturated_share"]),
             "95th percentile of the gaps over their median": gamma["tail"],
         }
     )
@@ -108,14 +120,12 @@ def _gamma(out: Page, gamma: Report, targets: Report | None) -> None:
 
 
 def _bias(out: Page, report: Report) -> None:
-    length, position, overlap = report["length"], report["position"], report["overlap"]
+    length, first, overlap = report["length"], report["position"], report["overlap"]
     out.section("What a model might learn instead", "A share near one half is harmless. Ties are left out.")
     facts = {
-        "longer response preferred": length["longer_preferred"],
-        "of comparisons": length["n"],
+        "longer response preferred": f"{_percent(length['longer_preferred'])} of {length['n']:,} comparisons",
         "rank correlation of length and quality": length["spearman"],
-        "first response in the file preferred": position["first_preferred"],
-        "of compared pairs in the rows": position["n"],
+        "first response in the file preferred": f"{_percent(first['first_preferred'])} of {first['n']:,} comparisons",
     }
     if overlap is not None:
         facts["evaluation prompts that are training prompts"] = f"{overlap['shared']:,} of {overlap['prompts']:,}"
@@ -133,9 +143,9 @@ def _annotators(out: Page, agreement: Report | None) -> None:
             "annotators": agreement["annotators"],
             "comparisons with two or more opinions": agreement["comparisons"],
             "opinions on them": agreement["opinions"],
-            "pairs of opinions that agree, ties left out": agreement["direction"],
+            "pairs of opinions that agree, ties left out": _percent(agreement["direction"]),
             "Krippendorff's alpha": agreement["alpha"],
-            "ties among opinions": agreement["ties"],
+            "ties among opinions": _percent(agreement["ties"]),
         }
     )
     out.text("Alpha is 1 where all agree, and 0 where they agree as often as by chance.")
@@ -196,6 +206,23 @@ def _histogram(spread: Report, label: str) -> Figure:
     axes.set_ylabel("count")
     axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def _per_prompt(counts: Mapping[str, int], most: int = 12) -> list[list[str | int]]:
+    """Numbers of responses with their prompts, in at most ``most`` ranges."""
+    sizes = [int(k) for k in counts]
+    if not sizes:
+        return []
+    width = -(-(max(sizes) - min(sizes) + 1) // most)
+    rows: dict[int, int] = {}
+    for k in sizes:
+        start = min(sizes) + (k - min(sizes)) // width * width
+        rows[start] = rows.get(start, 0) + counts[str(k)]
+    return [[str(k) if width == 1 else f"{k} to {k + width - 1}", n] for k, n in rows.items()]
+
+
+def _percent(share: Any) -> str:
+    return "–" if share is None else f"{share:.1%}"
 
 
 def _sentence(line: str) -> str:

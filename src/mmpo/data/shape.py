@@ -195,12 +195,16 @@ def rescale(data: Iterable[Datum], how: str) -> list[Datum]:
     """Grades on another scale; stated gaps and the grades of annotators follow.
 
     "log1p": sign(q) log(1 + |q|), for heavy-tailed counts such as upvotes; "zscore": mean 0 and standard deviation 1
-    over the data set; "minmax": 0 to 1 over the data set. Where only gaps are stated, zscore divides them by their
-    root mean square and minmax by their largest size. Raises UserError for another name.
+    over the data set; "minmax": 0 to 1 over the data set; "logit": log(q / (1 - q)), for grades that are probabilities
+    (kept 1e-6 away from 0 and 1), and for these alone. Where only gaps are stated, zscore divides them by their
+    root mean square and minmax by their largest size.
+
+    Raises:
+        UserError: another name, or a logit of what is no probability.
     """
     data = list(data)
     scales: dict[str, Callable[[Sequence[Datum]], tuple[Scale, Scale]]]
-    scales = {"log1p": lambda _: (_log1p, _log1p), "zscore": _zscore, "minmax": _minmax}
+    scales = {"log1p": lambda _: (_log1p, _log1p), "zscore": _zscore, "minmax": _minmax, "logit": _logit}
     if how not in scales:
         raise UserError(f"rescale: {how!r} is unknown. {nearest(how, scales)}")
     grade, gap = scales[how](data)
@@ -225,6 +229,18 @@ def _minmax(data: Sequence[Datum]) -> tuple[Scale, Scale]:
     if grades:
         return _affine(min(grades), max(grades) - min(grades))
     return _affine(0.0, max((abs(g) for g in gaps), default=1.0))
+
+
+def _logit(data: Sequence[Datum]) -> tuple[Scale, Scale]:
+    grades, gaps = _numbers(data)
+    if gaps or not grades or min(grades) < 0 or max(grades) > 1:
+        raise UserError("rescale: logit is for grades that are probabilities between 0 and 1; use log1p or zscore")
+
+    def logit(q: float) -> float:
+        q = min(max(q, 1e-6), 1 - 1e-6)
+        return math.log(q / (1 - q))
+
+    return logit, logit
 
 
 def _affine(centre: float, unit: float) -> tuple[Scale, Scale]:

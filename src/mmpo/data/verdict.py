@@ -20,21 +20,13 @@ _ENOUGH = 50
 def summary(report: Report) -> list[str]:
     """The main lines, in the order in which a reader needs them."""
     ledger, size = report["ledger"], report["size"]
-    kinds = [
-        f"{size[kind]:,} with {name}"
-        for kind, name in (
-            ("grades", "grades"),
-            ("gaps", "a stated gap"),
-            ("votes", "votes"),
-            ("annotators", "annotators"),
-        )
-        if size[kind]
-    ]
+    names = {"grades": "grades", "gaps": "a stated gap", "votes": "votes", "annotators": "named annotators"}
+    kinds = ", ".join(f"{size[kind]:,} with {name}" for kind, name in names.items() if size[kind])
     lines = [
         f"{ledger['rows_in']:,} rows in, {ledger['rows_used']:,} used: {size['prompts']:,} prompts, "
-        f"{size['responses']:,} different responses, {size['comparisons']:,} comparisons ({', '.join(kinds) or 'no feedback'})"
+        f"{size['responses']:,} different responses, {size['comparisons']:,} comparisons ({kinds})"
     ]
-    lines += [f"wrong: {problem}" for problem in report["problems"]] or ["nothing wrong was found"]
+    lines += [f"warning: {problem}" for problem in report["problems"]] or ["nothing wrong was found"]
     lines += [f"note: {note}" for note in report["ledger"]["notes"]]
     return [*lines, report["gamma"]["note"]] + [f"next: {step}" for step in report["next"]]
 
@@ -79,10 +71,9 @@ def _repeated(repeats: Report, merged: Report) -> list[str]:
         )
     if repeats["duplicate_rows"]:
         out.append(f"exact repeats of another row: {_rows(repeats['duplicate_rows'])}")
-    if merged.get("graded data kept apart"):
-        out.append(
-            f"not merged, because the grades of one response differ between rows: {_rows(merged['graded data kept apart'])}"
-        )
+    apart = merged.get("graded data kept apart", 0)
+    if apart:
+        out.append(f"not merged, because the grades of one response differ between rows: {_rows(apart)}")
     return out
 
 
