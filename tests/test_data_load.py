@@ -145,6 +145,38 @@ def test_a_folder_of_several_splits_needs_one(tmp_path: Path) -> None:
             load(Source(str(tmp_path / "both"), split=split))
 
 
+def test_a_hub_id_is_loaded_with_its_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def load_dataset(path: str, split: str | None) -> Any:
+        asked.append((path, split))
+        if path == "who/absent":
+            raise FileNotFoundError("Dataset 'who/absent' doesn't exist on the Hub\nsecond line")
+        both = DatasetDict({"train": Dataset.from_list(ROWS), "test": Dataset.from_list(ROWS[:1])})
+        return both if split is None else both[split]
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    loaded = load(Source("who/prefs", split="test"))
+    assert [d.source for d in loaded.data] == ["who/prefs:1"] and asked == [("who/prefs", "test")]
+    with pytest.raises(UserError, match="it has train, test; say which split"):
+        load("who/prefs")
+    with pytest.raises(UserError, match=r"who/absent: neither a file here .*doesn't exist") as caught:
+        load("who/absent")
+    assert "\n" not in str(caught.value)
+
+
+def test_conversations_survive_parquet(tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
+    row = {"chosen": messages, "rejected": [messages[0], {"role": "assistant", "content": "5"}]}
+    completions = [{"response": r, "overall_score": s, "fine-grained_score": s} for r, s in (("4", 8.0), ("5", 1.0))]
+    for name, content in (("pairs", row), ("raw", {"instruction": "2 + 2?", "completions": completions})):
+        Dataset.from_list([content]).to_parquet(tmp_path / f"{name}.parquet")
+    (pair,) = load(str(tmp_path / "pairs.parquet")).data
+    assert pair.prompt == messages[:1] and pair.responses == (messages[1:], row["rejected"][1:])
+    (raw,) = load(str(tmp_path / "raw.parquet")).data
+    assert raw.responses == ("4", "5") and raw.grades == (8, 1)
+
+
 # ---------------------------------------------------------------------------------------------- splits, limits, mixing
 
 
@@ -159,7 +191,7 @@ def test_the_rows_of_a_split(path: str) -> None:
     loaded = load(Source(path, split="test"))
     assert [d.prompt for d in loaded.data] == ["question 0", "question 5"]
     assert loaded.ledger.dropped["other split"].count == 8
-    with pytest.raises(UserError, match=r"none of its 10 rows can be used: other split"):
+    with pytest.raises(UserError, match=r"none of its 10 rows can be used: 10 other split \(first 1\)"):
         load(Source(path, split="dev"))
 
 

@@ -72,7 +72,7 @@ def test_scores_replace_the_label(read: Any, names: tuple[str, str]) -> None:
 
 def test_scores_against_the_label_are_told(read: Any) -> None:
     ledger = read({**PAIR, "score_chosen": 1, "score_rejected": 2}).ledger
-    assert ledger.notes == ["the chosen response has the lower score; the scores were used (1 rows)"]
+    assert ledger.notes == ["the chosen response has the lower score; the scores were used (rows: 1)"]
 
 
 @pytest.mark.parametrize(
@@ -321,7 +321,7 @@ def test_shp(read: Any) -> None:
     }
     loaded = read({**row, "labels": 0}, {**row, "labels": 1})
     assert [d.grades for d in loaded.data] == [(3, 40), (3, 40)]
-    assert loaded.ledger.notes == ["labels disagrees with score_A and score_B; the scores were used (1 rows)"]
+    assert loaded.ledger.notes == ["labels disagrees with score_A and score_B; the scores were used (rows: 1)"]
 
 
 def test_helpsteer2_rows_are_gathered_by_prompt(read: Any) -> None:
@@ -440,7 +440,7 @@ def test_a_null_margin_is_a_bad_row(read: Any) -> None:
 
 
 def test_a_file_of_bad_rows_alone_is_an_error_also_under_drop(read: Any) -> None:
-    with pytest.raises(UserError, match=r"none of its 1 rows can be used: no feedback \(1, first .*prefs\.jsonl:1\)"):
+    with pytest.raises(UserError, match=r"none of its 1 rows can be used: 1 no feedback \(first 1: .*give scores"):
         read(GRADED, on_bad_row="drop")
 
 
@@ -462,4 +462,4 @@ def test_a_datum_knows_its_row(read: Any) -> None:
     assert isinstance(first, Datum) and (first.id, first.split) == ("x", "train")
     assert first.source.endswith("prefs.jsonl:1")
     assert third.id == third.source and len({first.id, second.id, third.id}) == 3
-    assert "1 rows have an id that an earlier row has" in loaded.ledger.notes[0]
+    assert "rows with the id of an earlier row: 1" in loaded.ledger.notes[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 LISTED = 20
@@ -18,10 +18,11 @@ _FEEDBACK = re.compile(
 
 @dataclass
 class Dropped:
-    """Rows dropped for one reason: how many, and the first of them by name."""
+    """Rows dropped for one reason: how many, the first of them by name, and what is to be mended in the very first."""
 
     count: int = 0
     rows: list[str] = field(default_factory=list)
+    mend: str = ""
 
     def add(self, row: str) -> None:
         self.count += 1
@@ -31,6 +32,7 @@ class Dropped:
     def merge(self, other: Dropped) -> None:
         self.count += other.count
         self.rows = (self.rows + other.rows)[:LISTED]
+        self.mend = self.mend or other.mend
 
 
 @dataclass
@@ -65,8 +67,8 @@ class Ledger:
     notes: list[str] = field(default_factory=list)
     parts: tuple[Ledger, ...] = ()
 
-    def drop(self, reason: str, row: str) -> None:
-        self.dropped.setdefault(reason, Dropped()).add(row)
+    def drop(self, reason: str, row: str, mend: str = "") -> None:
+        self.dropped.setdefault(reason, Dropped(mend=mend)).add(row)
 
     @property
     def rows_dropped(self) -> int:
@@ -120,7 +122,7 @@ class Ledger:
             "rows_dropped": self.rows_dropped,
             "data": self.data,
             "repeated": self.repeated,
-            "dropped": {reason: {"count": d.count, "rows": list(d.rows)} for reason, d in self.dropped.items()},
+            "dropped": {reason: asdict(d) for reason, d in self.dropped.items()},
             "shapes": dict(self.shapes),
             "provides": dict(self.provides),
             "columns_used": sorted(self.columns_used),

@@ -86,7 +86,7 @@ def _parsed(source: Source, ledger: Ledger, on_bad_row: OnBadRow) -> Iterator[Da
         except BadRow as bad:
             if on_bad_row == "error":
                 raise UserError(f"{where}: {bad} or drop the row (on_bad_row: drop)") from bad
-            ledger.drop(bad.reason, where)
+            ledger.drop(bad.reason, where, str(bad))
             continue
         finally:
             ledger.columns_used |= row.used
@@ -95,7 +95,7 @@ def _parsed(source: Source, ledger: Ledger, on_bad_row: OnBadRow) -> Iterator[Da
         ledger.rows_used += 1
         yield datum
     ledger.columns_unused -= ledger.columns_used
-    ledger.notes += [f"{note} ({count} rows)" for note, count in notes.items()]
+    ledger.notes += [f"{note} (rows: {count})" for note, count in notes.items()]
 
 
 def _datum(row: Row, source: Source, ledger: Ledger, where: str) -> Datum:
@@ -154,7 +154,10 @@ def _nothing(source: Source, ledger: Ledger) -> str:
     """Why a source gave no data at all."""
     if not ledger.rows_in:
         return f"{source.path}: holds no rows; give at least one"
-    reasons = ", ".join(f"{reason} ({d.count}, first {d.rows[0]})" for reason, d in ledger.dropped.items())
+    reasons = "; ".join(
+        f"{d.count} {reason} (first {d.rows[0].rsplit(':', 1)[-1]}{f': {d.mend}' if d.mend else ''})"
+        for reason, d in ledger.dropped.items()
+    )
     return f"{source.path}: none of its {ledger.rows_in} rows can be used: {reasons}"
 
 
@@ -165,7 +168,7 @@ def _gather(parsed: Iterable[Datum], ledger: Ledger) -> list[list[Datum]]:
     """The rows of one response each in groups of one prompt, every other row alone, in the order of first rows."""
     groups: dict[str, list[Datum]] = {}
     for d in parsed:
-        name = f"{d.split}:{texts.key(d.prompt)}" if len(d.responses) == 1 else d.source
+        name = f"{d.split}:{d.weight}:{texts.key(d.prompt)}" if len(d.responses) == 1 else d.source
         groups.setdefault(name, []).append(d)
     whole = []
     for group in groups.values():
@@ -215,5 +218,5 @@ def _unique_ids(data: list[Datum], ledger: Ledger) -> list[Datum]:
         copies[d.source] += 1
         out.append(replace(d, id=name if copies[d.source] == 1 else f"{name}~{copies[d.source]}"))
     if again:
-        ledger.notes.append(f"{again} rows have an id that an earlier row has; their file and row were added to it")
+        ledger.notes.append(f"rows with the id of an earlier row: {again}; their file and row were added to it")
     return out

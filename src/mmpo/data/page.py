@@ -178,8 +178,8 @@ def _rows(out: Page, report: Report) -> None:
     )
     if ledger["dropped"]:
         out.table(
-            ["reason", "rows", "which (the first of them)"],
-            [[reason, d["count"], ", ".join(d["rows"])] for reason, d in ledger["dropped"].items()],
+            ["reason", "rows", "what to mend in the first", "which (the first of them)"],
+            [[reason, d["count"], d["mend"], ", ".join(d["rows"])] for reason, d in ledger["dropped"].items()],
         )
     out.table(["merging the rows of a prompt", "count"], [[what, n] for what, n in report["merge"].items() if n])
     out.facts(

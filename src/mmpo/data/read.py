@@ -128,13 +128,12 @@ def _hub(source: Source) -> Any:
     from datasets import load_dataset
 
     try:
-        return _one_split(load_dataset(source.path), source)
-    except UserError:
-        raise
+        found = load_dataset(source.path, split=source.split)
     except Exception as error:  # the hub client raises many kinds, and all mean the same to the user
         raise UserError(
             f"{source.path}: neither a file here nor a data set that the hub gave ({_first_line(error)}); check it"
         ) from error
+    return found if source.split else _one_split(found, source)
 
 
 def _one_split(found: Any, source: Source) -> Any:

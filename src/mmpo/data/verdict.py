@@ -27,7 +27,8 @@ def summary(report: Report) -> list[str]:
         f"{size['responses']:,} different responses, {size['comparisons']:,} comparisons ({kinds})"
     ]
     lines += [f"warning: {problem}" for problem in report["problems"]] or ["nothing wrong was found"]
-    lines += [f"note: {note}" for note in report["ledger"]["notes"]]
+    chosen = [f"{_rows(d['count'])} left out: {r}" for r, d in ledger["dropped"].items() if r.startswith(_CHOSEN)]
+    lines += [f"note: {note}" for note in (*chosen, *ledger["notes"])]
     return [*lines, report["gamma"]["note"]] + [f"next: {step}" for step in report["next"]]
 
 
