@@ -76,10 +76,11 @@ def as_reward_model(model: Any, tokenizer: Any) -> Any:
 def without_dropout(model: Any) -> Any:
     """The model with every dropout set to 0, so that policy and reference agree in training as in evaluation."""
     for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
+        if isinstance(module, torch.nn.modules.dropout._DropoutNd):
             module.p = 0.0
-        for name in ("attention_dropout", "attn_dropout", "dropout", "dropout_prob"):
-            if isinstance(getattr(module, name, None), float):
+        # Much code calls the function dropout with a rate that the module holds, under many names.
+        for name, value in vars(module).items():
+            if "drop" in name and isinstance(value, float):
                 setattr(module, name, 0.0)
     return model
 
@@ -115,3 +116,9 @@ def _found(load: Any, name: str, **options: Any) -> Any:
         return load(name, **options)
     except (OSError, ValueError) as error:
         raise UserError(f"model: cannot load {name!r}: {str(error).strip().splitlines()[0]}") from error
+    except RuntimeError as error:
+        if "mismatch" not in str(error):
+            raise
+        raise UserError(
+            f"model: the shapes of the weights in {name!r} are not those of its config; a reward model needs one label"
+        ) from error
