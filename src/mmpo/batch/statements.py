@@ -45,8 +45,9 @@ def _one(datum: Datum) -> Evidence:
     if datum.grades is not None:
         graded = [i for i, grade in enumerate(datum.grades) if grade is not None]
         quality[graded] = torch.tensor([float(datum.grades[i]) for i in graded])  # type: ignore[arg-type]
-        for i, j in datum.pairs if datum.pairs is not None else combinations(graded, 2):
-            weight[i, j] = weight[j, i] = datum.weight
+        for i, j in combinations(graded, 2) if datum.pairs is None else datum.pairs:
+            if datum.grades[i] is not None and datum.grades[j] is not None:
+                weight[i, j] = weight[j, i] = datum.weight
     judged_weight, judged_count = torch.zeros(k, k), torch.zeros(k, k)
     for said in datum.judgements:
         i, j = said.first, said.second
