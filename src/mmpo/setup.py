@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from tqdm.auto import tqdm
+from transformers import set_seed
 
 from mmpo import methods
 from mmpo.batch import Collator, Example, Limits, prepare
@@ -82,6 +83,7 @@ def gather(sources: Any, shape: Shape, seed: int, on_bad_row: OnBadRow = "error"
 def from_recipe(recipe: Recipe) -> Setup:
     """Load, shape, tokenise and check all that a recipe names."""
     seed = int(recipe.training.get("seed", 42))
+    set_seed(seed)
     given, held_out = (gather(part, recipe.shape, seed, recipe.on_bad_row) for part in (recipe.data, recipe.eval_data))
     method, gamma = built(recipe.method, given.data)
     setup = bring_together(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from mmpo import methods
@@ -45,6 +45,7 @@ def train(
     Raises:
         UserError: the data, the method and the model do not fit together; the message says how to mend it.
     """
+    set_seed(args.seed)
     shape, on_bad_row = shape or Shape(), options.get("on_bad_row", "error")
     given, held_out = (gather(part, shape, args.seed, on_bad_row) for part in (data, eval_data))
     setup = bring_together(model, method, given.data, held_out.data, offset=given.offset, **options)
