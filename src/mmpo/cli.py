@@ -71,7 +71,7 @@ def inspect(
         max_length=max_length,
         max_prompt_length=max_prompt_length,
         eval_sources=_sources(eval_data or [], None, margin, grade) or None,
-        gamma=gamma if gamma == "auto" else _number("gamma", gamma),
+        gamma="auto" if gamma == "auto" else _number("gamma", gamma),
         on_bad_row=on_bad_row,
     )
     for line in report["summary"]:

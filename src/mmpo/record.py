@@ -79,8 +79,11 @@ def write_card(folder: Path, record: dict[str, Any]) -> None:
     (folder / "README.md").write_text(environment.get_template("card.md.j2").render(**record))
 
 
-def usage(tokenizer: Any) -> str:
-    """How to turn a prompt and a response into the input of a saved reward model, as lines of Python."""
+def usage(tokenizer: Any, task: str) -> str:
+    """How to ask a saved model, as lines of Python: a policy to ``generate``, a reward ``model`` for its score."""
+    if task == "policy":
+        prompt = '[{"role": "user", "content": "Your prompt"}]' if tokenizer.chat_template else '"Your prompt"'
+        return f"print(generate({prompt}))"
     if pair_frame(tokenizer) is not None:
         text = 'inputs = tokenizer(prompt, response, return_tensors="pt")'
     elif tokenizer.chat_template:

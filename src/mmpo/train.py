@@ -136,7 +136,7 @@ def _leave_record(
         "self_test": tested,
         "metrics": metrics,
         "citation": methods.cite(setup.method),
-        "usage": usage(setup.tokenizer),
+        "usage": usage(setup.tokenizer, setup.method.task),
     }
     write_record(folder, record)
     write_card(folder, record)

@@ -131,8 +131,16 @@ def _score(record: dict[str, Any], beta: float | None) -> Score:
 
 
 def _task(name: str) -> str:
+    """What a model folder of others holds, by the class that wrote it."""
     try:
-        architectures = AutoConfig.from_pretrained(name).architectures or [""]
+        architecture = (AutoConfig.from_pretrained(name).architectures or [""])[0]
     except (OSError, ValueError) as error:
         raise UserError(f"model: cannot load {name!r}: {str(error).strip().splitlines()[0]}") from error
-    return "reward" if "SequenceClassification" in architectures[0] else "policy"
+    if "SequenceClassification" in architecture:
+        return "reward"
+    if any(kind in architecture for kind in ("CausalLM", "LMHead", "ConditionalGeneration")):
+        return "policy"
+    raise UserError(
+        f"model: {name} holds {architecture or 'no named architecture'}, neither a reward model nor a policy; a head "
+        "that was never trained has no scores"
+    )
