@@ -40,14 +40,15 @@ def examine(setup: Setup, prompts: int = 4) -> list[Finding]:
     model, was_training = setup.model, setup.model.training
     model.eval()
     try:
-        batch = _batch(setup, setup.examples[:prompts])
-        reading = setup.reader(model, batch)
-        findings = [_boundary(setup.examples), _finite(reading), _alone(setup, reading)]
-        if "ref" in setup.method.needs:
-            findings.append(_reference_is_start(setup, batch, reading))
-        if batch.ref_logps is not None and isinstance(setup.reader, PolicyReader):
-            findings.append(_cache_is_live(setup, batch, reading))
-        findings.append(_saturation(setup))
+        with setup.autocast:
+            batch = _batch(setup, setup.examples[:prompts])
+            reading = setup.reader(model, batch)
+            findings = [_boundary(setup.examples), _finite(reading), _alone(setup, reading)]
+            if "ref" in setup.method.needs:
+                findings.append(_reference_is_start(setup, batch, reading))
+            if batch.ref_logps is not None and isinstance(setup.reader, PolicyReader):
+                findings.append(_cache_is_live(setup, batch, reading))
+            findings.append(_saturation(setup))
         return findings
     finally:
         model.train(was_training)
@@ -58,7 +59,12 @@ def _batch(setup: Setup, examples: Sequence[Example]) -> Batch:
 
 
 def _tolerance(setup: Setup) -> float:
-    return TOLERANCE if next(setup.model.parameters()).dtype == torch.float32 else LOOSE
+    return TOLERANCE if _full(setup) else LOOSE
+
+
+def _full(setup: Setup) -> bool:
+    """Whether the model is read in full precision."""
+    return next(setup.model.parameters()).dtype == torch.float32 and not isinstance(setup.autocast, torch.autocast)
 
 
 def _scale(values: torch.Tensor) -> float:
@@ -100,7 +106,9 @@ def _alone(setup: Setup, reading: Reading) -> Finding:
         "padded = alone",
         gap <= _tolerance(setup),
         f"largest relative difference {gap:.1e}",
-        "the model ignores its attention mask, or reads padding; check pad_token",
+        "the model ignores its attention mask, or reads padding; check pad_token. In half precision rounding alone can "
+        "do it",
+        fatal=_full(setup),
     )
 
 

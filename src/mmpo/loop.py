@@ -63,7 +63,9 @@ class GradedTrainer(transformers.Trainer):
 
     def outcome(self, model: Any, batch: Batch) -> Outcome:
         """The method's verdict on a batch, tallied for the log."""
-        reading = self.reader(model, batch)
+        # The Trainer casts the policy alone; policy and reference must read in the same precision.
+        with self.accelerator.autocast():
+            reading = self.reader(model, batch)
         outcome = self.method(batch.evidence, reading)
         self.tallies["train" if model.training else "eval"].add(outcome, reading)
         return outcome

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from tqdm.auto import tqdm
-from transformers import set_seed
+from transformers import TrainingArguments, set_seed
 
 from mmpo import methods
 from mmpo.batch import Collator, Example, Limits, prepare
@@ -37,7 +38,7 @@ class Setup:
     """A run that is ready to start.
 
     ``record`` tells what was loaded, dropped, cut and decided; it becomes run.json. ``account`` says the main of it in
-    a few lines for the person who waits.
+    a few lines for the person who waits. ``autocast`` is the precision in which the run will read its model.
     """
 
     model: Any
@@ -48,6 +49,7 @@ class Setup:
     eval_examples: list[Example]
     record: dict[str, Any] = field(default_factory=dict)
     account: list[str] = field(default_factory=list)
+    autocast: AbstractContextManager[Any] = field(default_factory=nullcontext)
 
     def with_account(self, given: Gathered, held_out: Gathered) -> Setup:
         """The same, with what became of the data before they came here."""
@@ -99,6 +101,7 @@ def from_recipe(recipe: Recipe) -> Setup:
         disable_dropout=recipe.disable_dropout,
         on_bad_row=recipe.on_bad_row,
         offset=given.offset,
+        args=recipe.arguments(),
     ).with_account(given, held_out)
     setup.record |= {"recipe": recipe.model_dump(mode="json"), "gamma": gamma}
     if gamma:
@@ -121,6 +124,7 @@ def bring_together(
     disable_dropout: bool = True,
     on_bad_row: OnBadRow = "error",
     offset: bool = False,
+    args: TrainingArguments | None = None,
 ) -> Setup:
     """Objects or names -> a Setup. Raises UserError where model, method and data do not fit together.
 
@@ -136,6 +140,7 @@ def bring_together(
         dtype: of a model loaded by name; default float32.
         disable_dropout: so that policy and reference agree in training as in evaluation. A lora_dropout stays.
         offset: the data state an additive margin, which the method must use.
+        args: the device and the precision of the run; default: as the model stands.
     """
     method = methods.build(method) if isinstance(method, str) else method
     name = model if isinstance(model, str) else model.config.name_or_path
@@ -145,13 +150,17 @@ def bring_together(
         without_dropout(model)
     if lora is not None:
         model = adapted(model, lora, method.task)
+    if args is not None:
+        model.to(args.device)
+    autocast = mixed_precision(args)
     kind = _reference_kind(method, model, reference)
     examples, cuts = prepare(data, tokenizer, limits, on_bad_row)
     stated = check_needs(method, examples, offset)
     eval_examples, eval_cuts = prepare(eval_data, tokenizer, limits, on_bad_row) if eval_data else ([], None)
     if kind == "cached":
-        examples = cache_reference(model, examples, tokenizer)
-        eval_examples = cache_reference(model, eval_examples, tokenizer)
+        with autocast:
+            examples = cache_reference(model, examples, tokenizer)
+            eval_examples = cache_reference(model, eval_examples, tokenizer)
     reader: Reader = RewardReader()
     if method.task == "policy":
         reader = PolicyReader(_reference(kind, model, reference))
@@ -171,7 +180,14 @@ def bring_together(
     account = [f"{len(examples)} prompts: {', '.join(f'{n} {of}' for of, n in stated.items())}", cuts["summary"]]
     if eval_cuts:
         account.append(f"eval_data: {len(eval_examples)} prompts; {eval_cuts['summary']}")
-    return Setup(model, tokenizer, method, reader, examples, eval_examples, record, account)
+    return Setup(model, tokenizer, method, reader, examples, eval_examples, record, account, autocast)
+
+
+def mixed_precision(args: TrainingArguments | None) -> AbstractContextManager[Any]:
+    """The precision in which the Trainer runs its model, for what happens before it starts."""
+    if args is None or not (args.bf16 or args.fp16):
+        return nullcontext()
+    return torch.autocast(args.device.type, torch.bfloat16 if args.bf16 else torch.float16)
 
 
 def _model(model: Any, tokenizer: Any, task: str, dtype: str | None) -> Any:

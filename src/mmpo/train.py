@@ -48,7 +48,7 @@ def train(
     set_seed(args.seed)
     shape, on_bad_row = shape or Shape(), options.get("on_bad_row", "error")
     given, held_out = (gather(part, shape, args.seed, on_bad_row) for part in (data, eval_data))
-    setup = bring_together(model, method, given.data, held_out.data, offset=given.offset, **options)
+    setup = bring_together(model, method, given.data, held_out.data, offset=given.offset, args=args, **options)
     identity = {
         **{key: setup.record[key] for key in ("base_model", "method", "reference", "lora", "limits")},
         "data": fingerprint(given.data),

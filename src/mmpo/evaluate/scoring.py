@@ -60,26 +60,29 @@ class Scorer:
         record = read_record(name)
         recorded = record.get("limits", {})
         limits = Limits(
-            max_length or recorded.get("max_length", 1024), max_prompt_length or recorded.get("max_prompt_length")
+            recorded.get("max_length", 1024) if max_length is None else max_length,
+            recorded.get("max_prompt_length") if max_prompt_length is None else max_prompt_length,
         )
         tokenizer = load_tokenizer(name, pad_token)
         score = _score(record, beta)
+        device = torch.accelerator.current_accelerator() or torch.device("cpu")
         if record.get("task", _task(name)) == "reward":
             if reference is not None or beta is not None:
                 raise UserError(f"{name} is a reward model: it has no reference and no beta")
-            return cls(
-                load_reward_model(name, tokenizer, dtype=dtype), tokenizer, RewardReader(), scores.Given(), limits
+            model = load_reward_model(name, tokenizer, dtype=dtype).to(device)
+            return cls(model, tokenizer, RewardReader(), scores.Given(), limits)
+        model = load_policy(name, tokenizer, dtype=dtype).to(device)
+        if "ref" not in score.needs:
+            if reference is not None:
+                raise UserError(f"{name} is scored by {type(score).__name__}, which needs no reference; leave it out")
+            return cls(model, tokenizer, PolicyReader(), score, limits)
+        base = reference or record.get("base_model")
+        if base is None:
+            raise UserError(
+                f"{name} is a policy: its implicit reward needs the model it was trained from; give --reference"
             )
-        model = load_policy(name, tokenizer, dtype=dtype)
-        reader = PolicyReader()
-        if "ref" in score.needs:
-            base = reference or record.get("base_model")
-            if base is None:
-                raise UserError(
-                    f"{name} is a policy: its implicit reward needs the model it was trained from; give --reference"
-                )
-            reader = PolicyReader(FrozenCopy(load_policy(base, tokenizer, dtype=dtype).eval()))
-        return cls(model, tokenizer, reader, score, limits)
+        frozen = FrozenCopy(load_policy(base, tokenizer, dtype=dtype).eval())
+        return cls(model, tokenizer, PolicyReader(frozen), score, limits)
 
     @torch.no_grad()
     def __call__(self, data: Sequence[Datum], on_bad_row: OnBadRow = "error", batch_tokens: int = 16_384) -> Scored:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from mmpo.types import Batch, Tokens
 
@@ -23,9 +23,10 @@ def to_grid(values: Tensor, batch: Batch) -> Tensor:
 def in_chunks(read: Callable[[Tokens], Tensor], tokens: Tokens, size: int = CHUNK) -> Tensor:
     """Apply ``read`` (Tokens [n, t] -> [n]) to sequences of like length together, each chunk without needless padding.
 
-    Many responses to a prompt differ much in length; one padded block of them all would be mostly padding.
+    Many responses to a prompt differ much in length; one padded block of them all would be mostly padding. With several
+    processes everything is read at once, since each of them must run the model equally often.
     """
-    if len(tokens.slot) <= size:
+    if len(tokens.slot) <= size or (distributed.is_available() and distributed.is_initialized()):
         return read(tokens)
     lengths = tokens.attention_mask.sum(-1)
     order = lengths.argsort()
