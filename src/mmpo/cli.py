@@ -84,7 +84,16 @@ def train(
     context: typer.Context,
     recipe: Annotated[Path | None, typer.Argument(help="A YAML recipe; each key is also a flag.")] = None,
 ) -> None:
-    """Train a policy or a reward model: mmpo train RECIPE.yaml [--key value ...]."""
+    """Train a policy or a reward model: mmpo train RECIPE.yaml [--key value ...].
+
+    A recipe needs the keys model, method, data and output_dir. It may have
+    eval_data, max_length, reference, lora, shape, pad_token, on_bad_row and
+    every argument of transformers.TrainingArguments, such as learning_rate.
+    Each key is also a flag, a key inside a key with a dot, and a flag wins:
+
+    mmpo train --model MODEL --data ratings.jsonl --output-dir runs/mine
+    --method.name mmpo --method.gamma 1.1
+    """
     from mmpo.recipe import read_recipe
     from mmpo.train import train_recipe
 
@@ -139,7 +148,7 @@ def score(
         for datum, rewards in zip(scored.data, scored.rewards, strict=True):
             row = {**to_row(datum), "model_scores": [float(reward) for reward in rewards]}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    for line in loaded.ledger.summary():
+    for line in [*loaded.ledger.summary(), scored.cuts["summary"]]:
         print(line)
     print(f"scored {sum(map(len, scored.rewards))} responses of {len(scored.data)} prompts: {out}")
 
@@ -225,6 +234,9 @@ def _run(command: Callable[[], Any]) -> None:
     except UserError as error:
         print(f"mmpo: {error}", file=sys.stderr)
         sys.exit(2)
+    except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        print(f"mmpo: {error.filename}: {error.strerror}; choose another path", file=sys.stderr)
+        sys.exit(2)
 
 
 def _sources(paths: Sequence[str], split: str | None, margin: str | None, grade: str | None) -> list[Any]:
@@ -248,7 +260,7 @@ def _recipe_and_flags(recipe: Path | None, extra: Sequence[str]) -> tuple[Path |
             raise UserError(f"unexpected argument {word!r}; write keys as --key value")
         key, equals, value = word[2:].partition("=")
         if not equals:
-            if not words:
+            if not words or words[0].startswith("--"):
                 raise UserError(f"--{key} has no value; write --{key} VALUE")
             value = words.pop(0)
         flags[key.replace("-", "_")] = parse_value(value)
