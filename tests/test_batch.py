@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 from typing import Any
@@ -155,6 +156,34 @@ def test_an_encoder_reads_a_pair_as_its_tokenizer_joins_one(kind: str, bert: Any
     assert bool(tokens.extra) == (kind == "bert")
 
 
+def test_a_decoder_that_names_cls_and_sep_is_no_encoder(plain_tokenizer: Any, tiny_tokenizer: Any) -> None:
+    for tokenizer in (copy.deepcopy(plain_tokenizer), copy.deepcopy(tiny_tokenizer)):
+        tokenizer.cls_token, tokenizer.sep_token = "<s>", "</s>"
+        assert pair_frame(tokenizer) is None
+
+
+def test_what_a_chat_template_refuses_is_named_or_counted(tiny_tokenizer: Any) -> None:
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.chat_template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
+        + (tiny_tokenizer.chat_template)
+    )
+    data = [pair([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Go"}]), pair("Go")]
+    with pytest.raises(
+        UserError, match=r"^rows\.jsonl:7: the chat template refuses the conversation \(no system turn\)"
+    ):
+        encode_all(data, tokenizer, Limits(64))
+    kept, cuts = encode_all(data, tokenizer, Limits(64), "drop")
+    assert len(kept) == 1 and cuts.dropped == {"refused by the chat template": ["d"]}
+
+
+def test_a_response_without_any_token_is_a_bad_row(plain_tokenizer: Any) -> None:
+    tokenizer = copy.deepcopy(plain_tokenizer)
+    tokenizer.eos_token = None
+    with pytest.raises(UserError, match="a response has no token of its own"):
+        encode_all([pair(responses=("", "word"))], tokenizer, Limits(64))
+
+
 def test_frames_of_encoders_and_decoders(bert: Any, tiny_tokenizer: Any) -> None:
     cls, sep = bert.cls_token_id, bert.sep_token_id
     assert pair_frame(bert) is not None and pair_frame(tiny_tokenizer) is None
@@ -221,7 +250,8 @@ def test_a_prompt_without_room_is_an_error_or_a_counted_drop(plain_tokenizer: An
         encode_all(data, plain_tokenizer, Limits(8))
     kept, cuts = encode_all(data, plain_tokenizer, Limits(8), "drop")
     assert [datum.prompt for datum, _ in kept] == ["Go: "]
-    assert cuts.as_dict()["no_room"] == {"count": 1, "ids": ["d"]} and "1 prompts left no room" in cuts.summary()
+    assert cuts.as_dict()["dropped"] == {"no room for a response": {"count": 1, "ids": ["d"]}}
+    assert "1 prompts dropped: no room for a response" in cuts.summary()
     with pytest.raises(UserError, match="no data is left"):
         prepare(data[:1], plain_tokenizer, Limits(8), "drop")
 

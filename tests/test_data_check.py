@@ -207,9 +207,9 @@ def test_truncation_is_that_of_training(tmp_path: Path, tiny_tokenizer: Any) -> 
     _, cuts = encode_all(load(path).data, tiny_tokenizer, Limits(50), "drop")
     found = report["truncation"]
     assert {name: found[name] for name in cuts.as_dict()} == cuts.as_dict()
-    assert found["no_room"]["count"] >= 1 and found["responses_cut"] >= 1
+    assert found["dropped"]["no room for a response"]["count"] >= 1 and found["responses_cut"] >= 1
     text = " ".join(report["problems"])
-    assert "leave no room for a response at max_length 50" in text and "lose their end" in text
+    assert "cannot be used at max_length 50: no room for a response" in text and "lose their end" in text
     assert any("raise max_length" in step for step in report["next"])
     assert "Length in tokens" in (tmp_path / "out" / "report.html").read_text()
 

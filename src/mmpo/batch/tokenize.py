@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any, TypeAlias
 
+from jinja2 import TemplateError
 from tqdm.auto import tqdm
 
 from mmpo.batch.render import opening_text, render, response_text
@@ -66,7 +67,7 @@ class Cuts:
     responses_cut: int = 0
     response_tokens_cut: int = 0
     boundaries_moved: int = 0
-    no_room: list[str] = field(default_factory=list)
+    dropped: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, encoded: Encoded) -> None:
         self.prompts += 1
@@ -78,15 +79,24 @@ class Cuts:
         self.boundaries_moved += encoded.boundary_moved
 
     def as_dict(self) -> dict[str, Any]:
-        no_room = {"count": len(self.no_room), "ids": self.no_room[:20]}
-        return {**vars(self), "no_room": no_room, "summary": self.summary()}
+        dropped = {reason: {"count": len(ids), "ids": ids[:20]} for reason, ids in self.dropped.items()}
+        return {**vars(self), "dropped": dropped, "summary": self.summary()}
 
     def summary(self) -> str:
         """One line for people."""
+        dropped = "".join(f", {len(ids)} prompts dropped: {reason}" for reason, ids in self.dropped.items())
         return (
             f"max_length {self.max_length}: {self.prompts_cut} of {self.prompts} prompts lost their beginning, "
-            f"{self.responses_cut} of {self.responses} responses their end, {len(self.no_room)} prompts left no room"
+            f"{self.responses_cut} of {self.responses} responses their end{dropped}"
         )
+
+
+class Unencodable(UserError):
+    """A datum that cannot be tokenised; ``reason`` is why, in the words of the count of such data."""
+
+    def __init__(self, datum: Datum, reason: str, message: str) -> None:
+        super().__init__(f"{datum.source or datum.id}: {message}, or drop such rows with on_bad_row: drop")
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -103,8 +113,11 @@ Encode: TypeAlias = Callable[[Datum], Encoded]
 
 
 def pair_frame(tokenizer: Any) -> Frame | None:
-    """How an encoder's tokenizer joins two texts (``[CLS] a [SEP] b [SEP]``); ``None`` for a decoder's tokenizer."""
-    if tokenizer.cls_token_id is None or tokenizer.sep_token_id is None:
+    """How an encoder's tokenizer joins two texts (``[CLS] a [SEP] b [SEP]``); ``None`` for a decoder's tokenizer.
+
+    Some decoders name a cls and a sep token as well; they have no mask token, or they have a chat template.
+    """
+    if tokenizer.chat_template or None in (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id):
         return None
     word = next(token for token in range(len(tokenizer)) if token not in tokenizer.all_special_ids)
     text = tokenizer.decode([word])
@@ -127,7 +140,8 @@ def pair_frame(tokenizer: Any) -> Frame | None:
 def encoder(tokenizer: Any, limits: Limits) -> Encode:
     """The function that turns a datum into tokens under this tokenizer and these limits.
 
-    It raises UserError for a prompt that leaves no room for a response.
+    It raises Unencodable for a prompt that leaves no room for a response, for a response without any token, and for
+    a conversation that the chat template refuses.
     """
     frame = pair_frame(tokenizer)
     split = _split_pair(tokenizer, frame) if frame else _split_text(tokenizer)
@@ -139,10 +153,17 @@ def encoder(tokenizer: Any, limits: Limits) -> Encode:
         prompt = _cut_left(prompt, limits.max_prompt_length, tokenizer.bos_token_id)
         room = limits.max_length - fixed - len(prompt)
         if room < 1:
-            raise UserError(
-                f"{datum.source or datum.id}: the prompt has {len(prompt)} tokens and max_length {limits.max_length} "
-                "leaves no room for a response; raise max_length, or set max_prompt_length to cut the prompt's "
-                "beginning, or drop such rows with on_bad_row: drop"
+            raise Unencodable(
+                datum,
+                "no room for a response",
+                f"the prompt has {len(prompt)} tokens and max_length {limits.max_length} leaves no room for a "
+                "response; raise max_length, or set max_prompt_length to cut the prompt's beginning",
+            )
+        if not all(responses):
+            raise Unencodable(
+                datum,
+                "a response without tokens",
+                "a response has no token of its own and the tokenizer has no end-of-text token; remove the response",
             )
         return Encoded(
             id=datum.id,
@@ -159,17 +180,17 @@ def encoder(tokenizer: Any, limits: Limits) -> Encode:
 def encode_all(
     data: Iterable[Datum], tokenizer: Any, limits: Limits, on_bad_row: OnBadRow = "error"
 ) -> tuple[list[tuple[Datum, Encoded]], Cuts]:
-    """Encode all data; a prompt without room is an error, or with ``on_bad_row="drop"`` it is left out and counted."""
+    """Encode all data; what cannot be is an error, or with ``on_bad_row="drop"`` it is left out and counted."""
     encode = encoder(tokenizer, limits)
     cuts = Cuts(limits.max_length, limits.max_prompt_length)
     kept = []
     for datum in tqdm(data, desc="tokenising", unit="prompt", leave=False, mininterval=1.0):
         try:
             encoded = encode(datum)
-        except UserError:
+        except Unencodable as error:
             if on_bad_row == "error":
                 raise
-            cuts.no_room.append(datum.id)
+            cuts.dropped.setdefault(error.reason, []).append(datum.id)
             continue
         cuts.add(encoded)
         kept.append((datum, encoded))
@@ -211,7 +232,14 @@ def _split_text(tokenizer: Any) -> Callable[[Datum], tuple[Ids, tuple[Ids, ...],
         )
 
     def split(datum: Datum) -> tuple[Ids, tuple[Ids, ...], bool]:
-        texts = [render(datum.prompt, response, tokenizer) for response in datum.responses]
+        try:
+            texts = [render(datum.prompt, response, tokenizer) for response in datum.responses]
+        except TemplateError as error:
+            raise Unencodable(
+                datum,
+                "refused by the chat template",
+                f"the chat template refuses the conversation ({error}); change it",
+            ) from error
         opening = ids(texts[0][0])
         wholes = [ids(whole) for _, whole in texts]
         if special and eos is not None:

@@ -123,13 +123,12 @@ def _cut(cuts: Report | None) -> list[str]:
     lines = (
         (cuts["prompts_cut"], f"{cuts['prompts_cut']:,} of {cuts['prompts']:,} prompts lose their beginning {at}"),
         (cuts["responses_cut"], f"{cuts['responses_cut']:,} of {cuts['responses']:,} responses lose their end {at}"),
-        (
-            cuts["no_room"]["count"],
-            f"{cuts['no_room']['count']:,} prompts leave no room for a response {at} "
-            f"({_some(cuts['no_room']['ids'], cuts['no_room']['count'])})",
-        ),
     )
-    return [line for count, line in lines if count]
+    dropped = [
+        f"{d['count']:,} prompts cannot be used {at}: {reason} ({_some(d['ids'], d['count'])})"
+        for reason, d in cuts["dropped"].items()
+    ]
+    return [line for count, line in lines if count] + dropped
 
 
 def _rows(n: int) -> str:
