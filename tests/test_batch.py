@@ -169,9 +169,7 @@ def test_what_a_chat_template_refuses_is_named_or_counted(tiny_tokenizer: Any) -
         + (tiny_tokenizer.chat_template)
     )
     data = [pair([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Go"}]), pair("Go")]
-    with pytest.raises(
-        UserError, match=r"^rows\.jsonl:7: the chat template refuses the conversation \(no system turn\)"
-    ):
+    with pytest.raises(UserError, match=r"^rows\.jsonl:7: the chat template refuses .* \(no system turn\)"):
         encode_all(data, tokenizer, Limits(64))
     kept, cuts = encode_all(data, tokenizer, Limits(64), "drop")
     assert len(kept) == 1 and cuts.dropped == {"refused by the chat template": ["d"]}
