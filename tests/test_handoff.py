@@ -194,8 +194,7 @@ def test_usage_of_a_tokenizer_that_closes_texts_itself(tokenizers: Callable[[str
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=special)
     assert "tokenizer(prompt + response, return_tensors" in usage(tokenizer, "reward")
     pairs = tokenizers("roberta")
-    pairs.chat_template = "{{ messages }}"
-    assert "tokenizer(prompt, response" in usage(pairs, "reward"), "an encoder reads pairs, template or not"
+    assert "tokenizer(prompt, response" in usage(pairs, "reward")
 
 
 # ---------------------------------------------------------------------------------------------- adapters
