@@ -263,7 +263,10 @@ def _recipe_and_flags(recipe: Path | None, extra: Sequence[str]) -> tuple[Path |
             if not words or words[0].startswith("--"):
                 raise UserError(f"--{key} has no value; write --{key} VALUE")
             value = words.pop(0)
-        flags[key.replace("-", "_")] = parse_value(value)
+        name = key.replace("-", "_")
+        if name in flags:
+            raise UserError(f"--{key} is given twice; write several values as a list: --{key} '[A, B]'")
+        flags[name] = parse_value(value)
     return recipe, flags
 
 

@@ -45,7 +45,8 @@ class Shape(BaseModel):
     """What to do with the data before training; each step is counted in the record.
 
     Attributes:
-        rescale: grades on another scale: log1p for heavy-tailed counts, zscore or minmax over the data set.
+        rescale: grades on another scale: log1p for heavy-tailed counts, logit for probabilities, zscore or
+            minmax over the data set.
         spread: at most so many responses a datum, every comparison kept, some responses repeated.
         max_responses: at most so many responses a datum, each kept once, comparisons across groups lost.
         max_pairs: at most so many comparisons a prompt.
@@ -53,7 +54,7 @@ class Shape(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    rescale: Literal["log1p", "zscore", "minmax"] | None = None
+    rescale: Literal["log1p", "zscore", "minmax", "logit"] | None = None
     spread: int | None = Field(default=None, ge=2)
     max_responses: int | None = Field(default=None, ge=2)
     max_pairs: int | None = Field(default=None, ge=1)
@@ -155,6 +156,10 @@ def make_recipe(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
     except ValidationError as error:
         raise UserError(f"{where}: {_first(error)}") from error
     _check_method(recipe, where)
+    if training.get("eval_strategy") in ("steps", "epoch") and not recipe.eval_data:
+        raise UserError(
+            f"{where}: eval_strategy is {training['eval_strategy']!r} but there is no eval_data; add eval_data"
+        )
     return recipe
 
 

@@ -28,10 +28,9 @@ def versions() -> dict[str, str]:
 
 def check_folder(folder: Path, identity: dict[str, Any]) -> None:
     """Raise UserError if an output folder holds the results of another run; a run that never began is no result."""
-    path = folder / "run.json"
-    if not path.is_file():
+    record = read_record(folder)
+    if not record:
         return
-    record = json.loads(path.read_text())
     before, now = record.get("identity") or {}, json.loads(json.dumps(identity))
     begun = record.get("status") != "started" or list(folder.glob("checkpoint-*"))
     if not begun or (before == now and record["status"] == "started"):
@@ -41,11 +40,31 @@ def check_folder(folder: Path, identity: dict[str, Any]) -> None:
             f"output_dir: {folder} holds this very run, finished; choose another output_dir, or remove that folder to "
             "train anew"
         )
-    changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    old, new = _flat(before), _flat(now)
+    changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     raise UserError(
         f"output_dir: {folder} holds another run (it differs in {', '.join(changed)}); choose another output_dir, or "
         "remove that folder"
     )
+
+
+def read_record(folder: str | Path) -> dict[str, Any]:
+    """The run.json of a folder; empty where there is none."""
+    path = Path(folder) / "run.json"
+    if not path.is_file():
+        return {}
+    try:
+        record: dict[str, Any] = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: not valid JSON ({error}); restore it from a copy, or remove it") from error
+    return record
+
+
+def _flat(content: Any, name: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    if not isinstance(content, dict):
+        return {name: content}
+    return {key: value for k, v in content.items() for key, value in _flat(v, f"{name}.{k}" if name else k).items()}
 
 
 def fingerprint(data: Sequence[Datum]) -> str:

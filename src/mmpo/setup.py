@@ -62,31 +62,43 @@ class Setup:
 class Gathered:
     """Data in the shape that training takes, and the account of what became of them on the way.
 
-    ``offset`` says that the column margin was declared an additive offset.
+    ``merged`` are the data before they were rescaled and capped. ``offset`` says that the column margin was declared an
+    additive offset.
     """
 
     data: list[Datum]
+    merged: list[Datum]
     record: dict[str, Any]
     account: list[str]
     offset: bool = False
 
 
-def gather(sources: Any, shape: Shape, seed: int, on_bad_row: OnBadRow = "error") -> Gathered:
-    """Load and shape data: anything ``mmpo.data.load`` takes, or a list of Datum."""
+def gather(
+    sources: Any, shape: Shape, seed: int, on_bad_row: OnBadRow = "error", like: Gathered | None = None
+) -> Gathered:
+    """Load and shape data: anything ``mmpo.data.load`` takes, or a list of Datum.
+
+    Held-out data take the scale of the training data, ``like``, and keep all their comparisons.
+    """
     if isinstance(sources, list | tuple) and all(isinstance(item, Datum) for item in sources):
-        data, counts = shaped(sources, shape, seed)
-        return Gathered(data, {"data": len(sources), "shaping": counts}, [])
-    loaded = load(sources, on_bad_row=on_bad_row, seed=seed)
-    data, counts = shaped(loaded.data, shape, seed)
-    record = {**loaded.ledger.as_dict(), "shaping": counts}
-    return Gathered(data, record, loaded.ledger.summary(), "offset" in loaded.ledger.provides)
+        raw, record, account, offset = list(sources), {"data": len(sources)}, [], False
+    else:
+        loaded = load(sources, on_bad_row=on_bad_row, seed=seed)
+        raw, record, account = loaded.data, loaded.ledger.as_dict(), loaded.ledger.summary()
+        offset = "offset" in loaded.ledger.provides
+    merged, counts = merge(raw)
+    data, done = shaped(
+        merged, shape if like is None else Shape(rescale=shape.rescale), seed, like.merged if like else None
+    )
+    return Gathered(data, merged, {**record, "shaping": {"merge": counts, **done}}, account, offset)
 
 
 def from_recipe(recipe: Recipe) -> Setup:
     """Load, shape, tokenise and check all that a recipe names."""
     seed = int(recipe.training.get("seed", 42))
     set_seed(seed)
-    given, held_out = (gather(part, recipe.shape, seed, recipe.on_bad_row) for part in (recipe.data, recipe.eval_data))
+    given = gather(recipe.data, recipe.shape, seed, recipe.on_bad_row)
+    held_out = gather(recipe.eval_data, recipe.shape, seed, recipe.on_bad_row, like=given)
     method, gamma = built(recipe.method, given.data)
     setup = bring_together(
         recipe.model,
@@ -198,12 +210,14 @@ def _model(model: Any, tokenizer: Any, task: str, dtype: str | None) -> Any:
     return (as_reward_model if task == "reward" else fitted)(model, tokenizer)
 
 
-def shaped(data: Sequence[Datum], shape: Shape, seed: int) -> tuple[list[Datum], dict[str, Any]]:
-    """Merge the comparisons of each prompt, then apply the shape; what each step did is counted."""
-    out, counts = merge(data)
-    done: dict[str, Any] = {"merge": counts}
+def shaped(
+    data: Sequence[Datum], shape: Shape, seed: int, like: Sequence[Datum] | None = None
+) -> tuple[list[Datum], dict[str, Any]]:
+    """Apply a shape to merged data; what each step did is counted. The scale of the grades is that of ``like``."""
+    out = list(data)
+    done: dict[str, Any] = {}
     if shape.rescale is not None:
-        out, done["rescale"] = rescale(out, shape.rescale), shape.rescale
+        out, done["rescale"] = rescale(out, shape.rescale, like), shape.rescale
     if shape.spread is not None:
         out, done["spread"] = spread(out, shape.spread, seed)
     if shape.max_responses is not None:

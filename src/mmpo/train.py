@@ -13,7 +13,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from mmpo import methods
 from mmpo.doctor import examine
 from mmpo.errors import UserError
-from mmpo.evaluate.scoring import score_record
+from mmpo.evaluate.scoring import part_record
 from mmpo.loop import GradedTrainer
 from mmpo.models.save import save
 from mmpo.recipe import Recipe, Shape
@@ -47,7 +47,8 @@ def train(
     """
     set_seed(args.seed)
     shape, on_bad_row = shape or Shape(), options.get("on_bad_row", "error")
-    given, held_out = (gather(part, shape, args.seed, on_bad_row) for part in (data, eval_data))
+    given = gather(data, shape, args.seed, on_bad_row)
+    held_out = gather(eval_data, shape, args.seed, on_bad_row, like=given)
     setup = bring_together(model, method, given.data, held_out.data, offset=given.offset, args=args, **options)
     identity = {
         **{key: setup.record[key] for key in ("base_model", "method", "reference", "lora", "limits")},
@@ -71,10 +72,12 @@ def fit(
 ) -> GradedTrainer:
     """Self-tests, training (from the last checkpoint if there is one), measuring, saving."""
     folder = Path(str(args.output_dir))
-    for line in setup.account:
+    first = args.process_index == 0
+    for line in setup.account if first else ():
         print(line)
     tested = self_test(setup)
-    open_record(folder, identity)
+    if first:
+        open_record(folder, identity)
     trainer = GradedTrainer(
         setup.model,
         args,
@@ -96,8 +99,12 @@ def fit(
         trainer.save_metrics("eval", measured)
         metrics |= measured
     trainer.save_state()
-    if trainer.is_world_process_zero():
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        # Sharded weights are gathered by the Trainer, on all processes; an adapter is saved as it is.
+        trainer.save_model(str(folder))
+    elif first:
         save(trainer.accelerator.unwrap_model(trainer.model), setup.tokenizer, folder)
+    if first:
         _leave_record(setup, trainer, folder, identity, tested, metrics)
     return trainer
 
@@ -127,7 +134,8 @@ def _leave_record(
         "name": folder.name,
         "versions": versions(),
         **setup.record,
-        "score": score_record(setup.method.score),
+        "score": part_record(setup.method.score),
+        "target": part_record(setup.method.target),
         "prompts": len(setup.examples),
         "seed": trainer.args.seed,
         "arguments": trainer.args.to_sanitized_dict(),

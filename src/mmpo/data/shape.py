@@ -191,13 +191,14 @@ def split(data: Iterable[Datum], fractions: Mapping[str, float], seed: int) -> d
     return parts
 
 
-def rescale(data: Iterable[Datum], how: str) -> list[Datum]:
+def rescale(data: Iterable[Datum], how: str, like: Iterable[Datum] | None = None) -> list[Datum]:
     """Grades on another scale; stated gaps and the grades of annotators follow.
 
     "log1p": sign(q) log(1 + |q|), for heavy-tailed counts such as upvotes; "zscore": mean 0 and standard deviation 1
     over the data set; "minmax": 0 to 1 over the data set; "logit": log(q / (1 - q)), for grades that are probabilities
     (kept 1e-6 away from 0 and 1), and for these alone. Where only gaps are stated, zscore divides them by their
-    root mean square and minmax by their largest size.
+    root mean square and minmax by their largest size. The scale is that of ``like``, so that held-out data are measured
+    as the training data are; by default that of the data themselves.
 
     Raises:
         UserError: another name, or a logit of what is no probability.
@@ -207,7 +208,7 @@ def rescale(data: Iterable[Datum], how: str) -> list[Datum]:
     scales = {"log1p": lambda _: (_log1p, _log1p), "zscore": _zscore, "minmax": _minmax, "logit": _logit}
     if how not in scales:
         raise UserError(f"rescale: {how!r} is unknown. {nearest(how, scales)}")
-    grade, gap = scales[how](data)
+    grade, gap = scales[how](data if like is None else list(like))
     return [_rescaled(d, grade, gap) for d in data]
 
 

@@ -11,8 +11,9 @@ from mmpo.data import load, merge
 from mmpo.errors import OnBadRow
 from mmpo.evaluate.comparisons import Comparisons
 from mmpo.evaluate.report import write_report
-from mmpo.evaluate.scoring import Scorer, read_record
+from mmpo.evaluate.scoring import Scorer
 from mmpo.evaluate.summary import summarise
+from mmpo.record import read_record
 
 
 def evaluate_model(
@@ -35,7 +36,6 @@ def evaluate_model(
     comparisons = Comparisons.from_data(scored.data, scored.rewards, scored.lengths)
     result = summarise(comparisons, seed=seed)
     notes = [*loaded.ledger.summary(), *_counts("merging", merged), scored.cuts["summary"]]
-    gamma = (read_record(name).get("identity") or {}).get("method", {})
     write_report(
         result,
         comparisons,
@@ -44,7 +44,7 @@ def evaluate_model(
         model_name=name,
         history=_history(Path(name)),
         notes=notes,
-        gamma=gamma.get("gamma") if isinstance(gamma, dict) and isinstance(gamma.get("gamma"), float) else None,
+        gamma=read_record(name).get("target", {}).get("gamma"),
     )
     return {**result, "notes": notes}
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +15,8 @@ from mmpo.batch import Collator, Example, Limits, encode_all
 from mmpo.batch.collate import by_length
 from mmpo.errors import OnBadRow, UserError
 from mmpo.models import FrozenCopy, PolicyReader, RewardReader, load_policy, load_reward_model, load_tokenizer
-from mmpo.types import Datum, Reader, Score
+from mmpo.record import read_record
+from mmpo.types import Datum, Part, Reader, Score
 
 
 @dataclass(frozen=True)
@@ -104,23 +103,9 @@ class Scorer:
         return Scored([datum for datum, _ in kept], rewards, lengths, cuts.as_dict())
 
 
-def score_record(score: Score) -> dict[str, Any]:
-    """A score as plain data for run.json."""
-    return {"name": type(score).__name__, **asdict(score)}  # type: ignore[call-overload]
-
-
-def read_record(name: str) -> dict[str, Any]:
-    """The run.json of a model folder; empty where there is none."""
-    path = Path(name) / "run.json"
-    if not path.is_file():
-        return {}
-    try:
-        record: dict[str, Any] = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path}: not valid JSON ({error}); restore it, or remove it and say how to read the model"
-        ) from error
-    return record
+def part_record(part: Part) -> dict[str, Any]:
+    """A part of a method as plain data for run.json."""
+    return {"name": type(part).__name__, **asdict(part)}  # type: ignore[call-overload]
 
 
 def _score(record: dict[str, Any], beta: float | None) -> Score:
