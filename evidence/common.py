@@ -18,7 +18,7 @@ from mmpo.record import versions
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("MMPO_DATA", ROOT.parent / "shared" / "data"))
 RESULTS = ROOT / "docs" / "evidence"
-METRICS = ("accuracy", "nll", "ece", "brier")
+METRICS = ("accuracy", "nll", "ece", "brier", "overconfidence")
 
 
 def machine() -> dict[str, Any]:

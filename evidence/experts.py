@@ -44,9 +44,9 @@ def with_reference(data: list[Datum]) -> list[Datum]:
 
 def judges() -> tuple[list[Datum], list[Datum], Any]:
     """Training lists, held-out comparisons with observed probabilities, and the gamma of the training lists."""
-    train = with_reference(rows("alpaca_eval_gpt4turbo_listwise", "train")[:150])
-    held_out = [d for split in ("validation", "test") for d in rows("alpaca_eval_gpt4turbo_pairs", split)][:60]
-    groups = cap_responses([take(d, range(0, len(d.responses), 9)) for d in train], 6, seed=0)[0]
+    train = with_reference(rows("alpaca_eval_gpt4turbo_listwise", "train")[:100])
+    held_out = [d for split in ("validation", "test") for d in rows("alpaca_eval_gpt4turbo_pairs", split)][:40]
+    groups = cap_responses([take(d, range(0, len(d.responses), 11)) for d in train], 6, seed=0)[0]
     return groups, [take(d, range(min(8, len(d.responses)))) for d in held_out], fit_gamma(train)
 
 
@@ -57,8 +57,8 @@ def experts() -> tuple[list[Datum], list[Datum], Any]:
 
 
 STUDIES = {
-    "judges": (judges, {"epochs": (1, 3), "limits": Limits(256, 128), "batch": 4}),
-    "experts": (experts, {"epochs": (1, 2, 5), "limits": Limits(192, 96), "batch": 8}),
+    "judges": (judges, {"epochs": (1, 3), "limits": Limits(192, 96), "batch": 4}),
+    "experts": (experts, {"epochs": (1, 3), "limits": Limits(192, 96), "batch": 8}),
 }
 
 

