@@ -42,8 +42,10 @@ class Pair:
 
         quality = side(self.gap + 3, torch.full_like(self.gap, 3))
         mask = torch.ones_like(quality, dtype=torch.bool)
-        square = torch.zeros(*quality.shape, 2, dtype=quality.dtype)
-        evidence = Evidence(mask, quality, torch.full_like(square, torch.nan), square, compared(mask).to(quality.dtype))
+        # The winner has three votes of four.
+        votes = torch.zeros(*quality.shape, 2, dtype=quality.dtype)
+        votes[..., winner, 1 - winner], votes[..., 1 - winner, winner] = 3.0, 1.0
+        evidence = Evidence(mask, quality, torch.full_like(votes, torch.nan), votes, compared(mask).to(quality.dtype))
         reading = Reading(
             mask,
             side(self.logp_w, self.logp_l),

@@ -287,11 +287,19 @@ def test_judgements_add_up() -> None:
         Judgement(1, 2, gap=-2.0, weight=0.5),
     )
     said = evidence([Datum("d", "", ("a", "b", "c"), judgements=statements, weight=2.0)])
-    assert said.votes[0, 0, 1] == 3.5 and said.votes[0, 1, 0] == 0.5
-    assert said.vote_share[0, 0, 1] == 3.5 / 4
+    # 3 * 1 * 1 + 1 * 0.5 * 3, and 1 * 0.5 * 3: a vote counts by its weight
+    assert said.votes[0, 0, 1] == 4.5 and said.votes[0, 1, 0] == 1.5
+    assert said.vote_share[0, 0, 1] == 4.5 / 6
     assert said.weight[0].tolist() == [[0, 4, 0], [4, 0, 1], [0, 1, 0]]  # the mean of the weights, times the datum's
     assert said.stated[0, 1, 2] == -2 and said.stated[0, 2, 1] == 2 and said.stated[0, 0, 1].isnan()
-    assert said.gap[0].tolist() == [[0, 0.75, 0], [-0.75, 0, -2], [0, 2, 0]]
+    assert said.gap[0].tolist() == [[0, 0.5, 0], [-0.5, 0, -2], [0, 2, 0]]
+
+
+def test_a_share_stands_for_its_votes() -> None:
+    """3/4 of 8 votes are 6 against 2, from whichever side it is told."""
+    for judgement in (Judgement(0, 1, p=0.75, count=8.0), Judgement(1, 0, p=0.25, count=8.0)):
+        votes = evidence([Datum("d", "", ("a", "b"), judgements=(judgement,))]).votes
+        assert votes.tolist() == [[[0, 6], [2, 0]]]
 
 
 def test_grades_win_over_stated_gaps_and_votes() -> None:

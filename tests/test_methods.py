@@ -22,6 +22,7 @@ from pairs import KNOWN, Pair, cross_entropy, pair
 PAIRWISE: dict[str, Callable[..., Tensor]] = {
     "mmpo": lambda y, gamma, beta: cross_entropy(beta * y.h, torch.sigmoid(gamma * y.gap)),
     "dpo": lambda y, beta: -logsigmoid(beta * y.h),
+    "soft_dpo": lambda y, prior, beta: cross_entropy(beta * y.h, (3 + prior) / (4 + 2 * prior)),
     "cdpo": lambda y, eps, beta: -(1 - eps) * logsigmoid(beta * y.h) - eps * logsigmoid(-beta * y.h),
     "robust_dpo": lambda y, eps, beta: (
         (-(1 - eps) * logsigmoid(beta * y.h) + eps * logsigmoid(-beta * y.h)) / (1 - 2 * eps)
@@ -33,6 +34,7 @@ PAIRWISE: dict[str, Callable[..., Tensor]] = {
     "rpo": lambda y, eta, beta: -logsigmoid(beta * y.h) - eta * beta * y.logp_w,
     "odpo": lambda y, scale, beta: -logsigmoid(beta * y.h - scale * y.gap),
     "mmpo_reward": lambda y, gamma: cross_entropy(y.r_w - y.r_l, torch.sigmoid(gamma * y.gap)),
+    "soft_bradley_terry": lambda y, prior: cross_entropy(y.r_w - y.r_l, (3 + prior) / (4 + 2 * prior)),
     "bradley_terry": lambda y: -logsigmoid(y.r_w - y.r_l),
     "margin_bradley_terry": lambda y, scale: -logsigmoid(y.r_w - y.r_l - scale * y.gap),
 }
@@ -42,6 +44,8 @@ WORKED: dict[str, float] = {
     "mmpo": 0.648087,
     # softplus(-0.2) = ln(1 + 0.818731)
     "dpo": 0.598139,
+    # p = 3/4, z = 0.2; softplus(z) - p z = 0.798139 - 0.15
+    "soft_dpo": 0.648139,
     # 0.9 * 0.598139 + 0.1 * 0.798139
     "cdpo": 0.618139,
     # (0.9 * 0.598139 - 0.1 * 0.798139) / 0.8, which is 0.598139 - 0.2 / 8
@@ -60,6 +64,8 @@ WORKED: dict[str, float] = {
     "odpo": 0.854355,
     # p = 0.750260, z = 0.5; softplus(0.5) - p z = 0.974077 - 0.375130
     "mmpo_reward": 0.598947,
+    # p = 3/4, z = 0.5; softplus(0.5) - p z = 0.974077 - 0.375
+    "soft_bradley_terry": 0.599077,
     # softplus(-0.5) = ln(1 + 0.606531)
     "bradley_terry": 0.474077,
     # the lead of 0.5 is the gap of 0.5: ln 2

@@ -131,7 +131,7 @@ def test_a_recipe_is_the_same_run(make: Any, tokenizer: Any, tmp_path: Path) -> 
     assert all(torch.equal(yaml_run[name], python_run[name]) for name in yaml_run)
     record = json.loads((tmp_path / "yaml" / "run.json").read_text())
     assert record["data"]["rows_in"] == 6 and record["eval_data"]["rows_in"] == 3
-    assert record["data"]["shaping"]["merge"] and record["eval_data"]["shaping"]["merge"]
+    assert record["data"]["shaping"]["merging"] and record["eval_data"]["shaping"]["merging"]
     assert record["recipe"]["method"] == {"name": "mmpo_reward", "gamma": 0.5}
 
 
@@ -265,6 +265,15 @@ def test_two_times_four_is_eight(task: str, make: Any, tokenizer: Any, tmp_path:
         assert parts_log[key] == pytest.approx(whole_log[key], rel=1e-4, abs=1e-6)
 
 
+class Count(TrainerCallback):
+    """Counts the steps that are taken."""
+
+    steps = 0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        self.steps += 1
+
+
 class Interrupt(TrainerCallback):
     """Pulls the plug after a step."""
 
@@ -308,7 +317,9 @@ def test_a_run_goes_on_as_if_nothing_had_happened(
     with pytest.raises(KeyboardInterrupt):
         run("stopped", Interrupt(5))
     assert json.loads((tmp_path / "stopped" / "run.json").read_text())["status"] == "started"
-    run("stopped")
+    count = Count()
+    run("stopped", count)
+    assert count.steps == 4
     whole, again = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "stopped"))
     start = load_file(Path(base) / "model.safetensors")
     assert any(not torch.equal(whole[name], start[name]) for name in start)
@@ -401,7 +412,9 @@ def test_a_folder_holds_one_run(make: Any, tokenizer: Any, tmp_path: Path) -> No
     base, data = saved(make("reward"), tokenizer, tmp_path / "base"), rows_file(tmp_path)
     train_recipe(recipe_in(tmp_path / "run", base, data))
     before = (tmp_path / "run" / "run.json").read_text()
-    with pytest.raises(UserError, match=r"holds another run \(it differs in method\.gamma\); choose another output_dir"):
+    with pytest.raises(
+        UserError, match=r"holds another run \(it differs in method\.gamma\); choose another output_dir"
+    ):
         train_recipe(recipe_in(tmp_path / "run", base, data, method={"name": "mmpo_reward", "gamma": 1.0}))
     with pytest.raises(UserError, match=r"differs in training\.learning_rate\)"):
         train_recipe(recipe_in(tmp_path / "run", base, data, learning_rate=1e-4))

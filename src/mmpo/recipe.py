@@ -149,6 +149,10 @@ def make_recipe(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
     for key in ("model", "method", "data"):
         if key not in ours:
             raise UserError(f"{where}: {key!r} is missing; a recipe needs model, method, data and output_dir")
+    if "hub_token" in training:
+        raise UserError(
+            f"{where}: a recipe is recorded, so hub_token must not stand in it; set HF_TOKEN in the environment"
+        )
     if "output_dir" not in training:
         raise UserError(f"{where}: 'output_dir' is missing; name the folder for the trained model")
     try:
@@ -237,6 +241,8 @@ def _set(content: dict[str, Any], keys: Sequence[str], value: Any, where: str) -
     *path, last = keys
     for key in path:
         inner = content.setdefault(key, {})
+        if key == "method" and isinstance(inner, str):
+            inner = content[key] = {"name": inner}
         if not isinstance(inner, dict):
             raise UserError(f"{where}: {key!r} is {inner!r} and no mapping, so {'.'.join(keys)!r} cannot be set")
         content = inner

@@ -15,6 +15,7 @@ from mmpo import methods
 from mmpo.batch import Collator, Example, Limits, prepare
 from mmpo.batch.collate import by_length
 from mmpo.data import cap_pairs, cap_responses, fit_gamma, load, merge, rescale, shuffle_responses, spread
+from mmpo.data.ledger import in_words
 from mmpo.errors import OnBadRow, UserError
 from mmpo.models import AdapterOff, FrozenCopy, PolicyReader, Reference, RewardReader
 from mmpo.models.load import (
@@ -90,7 +91,9 @@ def gather(
     data, done = shaped(
         merged, shape if like is None else Shape(rescale=shape.rescale), seed, like.merged if like else None
     )
-    return Gathered(data, merged, {**record, "shaping": {"merge": counts, **done}}, account, offset)
+    done = {"merging": counts, **done}
+    account = account + [line for step, told in done.items() for line in in_words(step, told)]
+    return Gathered(data, merged, {**record, "shaping": done}, account, offset)
 
 
 def from_recipe(recipe: Recipe) -> Setup:
@@ -212,12 +215,12 @@ def _model(model: Any, tokenizer: Any, task: str, dtype: str | None) -> Any:
 
 def shaped(
     data: Sequence[Datum], shape: Shape, seed: int, like: Sequence[Datum] | None = None
-) -> tuple[list[Datum], dict[str, Any]]:
+) -> tuple[list[Datum], dict[str, dict[str, int]]]:
     """Apply a shape to merged data; what each step did is counted. The scale of the grades is that of ``like``."""
     out = list(data)
-    done: dict[str, Any] = {}
+    done: dict[str, dict[str, int]] = {}
     if shape.rescale is not None:
-        out, done["rescale"] = rescale(out, shape.rescale, like), shape.rescale
+        out, done["rescale"] = rescale(out, shape.rescale, like), {shape.rescale: len(out)}
     if shape.spread is not None:
         out, done["spread"] = spread(out, shape.spread, seed)
     if shape.max_responses is not None:

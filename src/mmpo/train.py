@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from transformers import TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -88,8 +89,8 @@ def fit(
         eval_dataset=setup.eval_examples or None,
         callbacks=list(callbacks),
     )
-    checkpoint = get_last_checkpoint(str(folder))
-    if checkpoint:
+    checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    if checkpoint and first:
         print(f"going on from {checkpoint}")
     result = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_metrics("train", result.metrics)
@@ -106,13 +107,14 @@ def fit(
         save(trainer.accelerator.unwrap_model(trainer.model), setup.tokenizer, folder)
     if first:
         _leave_record(setup, trainer, folder, identity, tested, metrics)
+    trainer.accelerator.wait_for_everyone()
     return trainer
 
 
 def self_test(setup: Setup) -> list[str]:
     """Run the doctor's checks and say the result. A failure that would train something else than asked is an error."""
     findings = examine(setup)
-    for finding in findings:
+    for finding in findings if PartialState().is_main_process else ():
         print(finding)
     broken = [finding for finding in findings if finding.fatal and not finding.passed]
     if broken:

@@ -52,8 +52,8 @@ def _one(datum: Datum) -> Evidence:
     for said in datum.judgements:
         i, j = said.first, said.second
         if said.p is not None:
-            votes[i, j] += said.p * said.count
-            votes[j, i] += (1 - said.p) * said.count
+            votes[i, j] += said.p * said.count * said.weight
+            votes[j, i] += (1 - said.p) * said.count * said.weight
         if said.gap is not None:
             stated[i, j] += said.gap
             stated[j, i] -= said.gap

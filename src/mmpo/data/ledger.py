@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 LISTED = 20
 """How many of the rows dropped for one reason are listed by name."""
 
+SCORED = "model_scores"
+"""The column that ``mmpo score`` adds: a model's word, not people's."""
+
 _FEEDBACK = re.compile(
     r"score|rating|vote|margin|^rank|_rank|weight|^p_|_p_|prefer|label|grade|reward|winner|helpful|strength", re.I
 )
+
+
+def in_words(step: str, counts: Mapping[str, int]) -> list[str]:
+    """The counts of a step as one line, without those that are zero; no line where all are."""
+    told = [f"{name} {count}" for name, count in counts.items() if count]
+    return [f"{step}: {', '.join(told)}"] if told else []
 
 
 @dataclass
@@ -77,7 +86,7 @@ class Ledger:
     @property
     def unused_feedback(self) -> list[str]:
         """Columns that were not used although their names sound like feedback."""
-        return sorted(c for c in self.columns_unused if _FEEDBACK.search(c))
+        return sorted(c for c in self.columns_unused if _FEEDBACK.search(c) and c != SCORED)
 
     @classmethod
     def total(cls, parts: Iterable[Ledger]) -> Ledger:

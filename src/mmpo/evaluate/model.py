@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmpo.data import load, merge
+from mmpo.data.ledger import in_words
 from mmpo.errors import OnBadRow
 from mmpo.evaluate.comparisons import Comparisons
 from mmpo.evaluate.report import write_report
@@ -35,7 +36,12 @@ def evaluate_model(
     scored = scorer(data, on_bad_row)
     comparisons = Comparisons.from_data(scored.data, scored.rewards, scored.lengths)
     result = summarise(comparisons, seed=seed)
-    notes = [*loaded.ledger.summary(), *_counts("merging", merged), scored.cuts["summary"]]
+    notes = [*loaded.ledger.summary(), *in_words("merging", merged), scored.cuts["summary"]]
+    if set(comparisons.p.tolist()) <= {0.0, 0.5, 1.0}:
+        notes.append(
+            "These data say which response is better and not how probably: NLL, Brier and ECE hold the model against "
+            "certain labels, and a model that matches graded margins looks under-confident by them."
+        )
     write_report(
         result,
         comparisons,
@@ -47,12 +53,6 @@ def evaluate_model(
         gamma=read_record(name).get("target", {}).get("gamma"),
     )
     return {**result, "notes": notes}
-
-
-def _counts(step: str, counts: Any) -> list[str]:
-    """One sentence for the counts of a step that are not zero."""
-    told = [f"{name} {count}" for name, count in counts.items() if count]
-    return [f"{step}: {', '.join(told)}"] if told else []
 
 
 def _history(folder: Path) -> Sequence[dict[str, Any]] | None:

@@ -67,6 +67,7 @@ CATALOGUE: dict[str, Entry] = {
     for entry in (
         Entry(policy.mmpo, "2410.03145", "Margin Matching Preference Optimization"),
         Entry(policy.dpo, "2305.18290", "Direct Preference Optimization"),
+        Entry(policy.soft_dpo, "2305.18290", "Direct Preference Optimization, with the share of votes as its label"),
         Entry(policy.cdpo, "", "Mitchell (2023), A note on DPO with noisy preferences"),
         Entry(policy.robust_dpo, "2403.00409", "Provably Robust DPO"),
         Entry(policy.ipo_sum, "2310.12036", _IPO),
@@ -76,6 +77,7 @@ CATALOGUE: dict[str, Entry] = {
         Entry(policy.rpo, "2405.16436", "Provably Mitigating Overoptimization in RLHF: RPO"),
         Entry(policy.odpo, "2402.10571", "Direct Preference Optimization with an Offset"),
         Entry(reward.mmpo_reward, "2410.03145", "Margin Matching Preference Optimization"),
+        Entry(reward.soft_bradley_terry, "", "Bradley and Terry (1952), with the share of votes as its label"),
         Entry(
             reward.bradley_terry, "2203.02155", "Training language models to follow instructions with human feedback"
         ),

@@ -6,7 +6,7 @@ from mmpo.errors import UserError
 from mmpo.objectives import GapLogistic, Hinge, Logistic, Squared
 from mmpo.regularizers import Imitation
 from mmpo.scores import LogProb, LogRatio, MeanLogProb, MeanLogRatio
-from mmpo.targets import BradleyTerry, Flip, Hard, Unflip
+from mmpo.targets import BradleyTerry, Flip, Hard, Unflip, Votes
 from mmpo.types import Method
 
 
@@ -27,6 +27,15 @@ def dpo(beta: float = 0.1) -> Method:
     and treats a near-tie as certainty. Relations: ``mmpo`` with gamma -> infinity.
     """
     return Method(Hard(), LogRatio(beta), Logistic())
+
+
+def soft_dpo(prior: float = 0.0, beta: float = 0.1) -> Method:
+    """DPO on the share of votes itself: the implicit reward margin matches the log-odds of the votes.
+
+    Take it where every pair has several votes or a stated probability. ``prior`` adds pseudo-votes to both sides, so
+    that three votes of three are no certainty. Relations: ``mmpo`` squashes the vote margin through a sigmoid instead.
+    """
+    return Method(Votes(prior), LogRatio(beta), Logistic())
 
 
 def cdpo(eps: float = 0.1, beta: float = 0.1) -> Method:

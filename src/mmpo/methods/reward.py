@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mmpo.objectives import GapLogistic, Logistic
 from mmpo.scores import Given
-from mmpo.targets import BradleyTerry, Hard
+from mmpo.targets import BradleyTerry, Hard, Votes
 from mmpo.types import Method
 
 
@@ -14,6 +14,14 @@ def mmpo_reward(gamma: float = 2.2) -> Method:
     Take it first where responses have grades, votes or probabilities: its sigmoid is a probability to believe.
     """
     return Method(BradleyTerry(gamma), Given(), Logistic())
+
+
+def soft_bradley_terry(prior: float = 0.0) -> Method:
+    """A reward model of the share of votes itself: r_i - r_j matches the log-odds of the votes.
+
+    Take it where every pair has several votes or a stated probability. ``prior`` adds pseudo-votes to both sides.
+    """
+    return Method(Votes(prior), Given(), Logistic())
 
 
 def bradley_terry() -> Method:
