@@ -1,4 +1,4 @@
-"""The demo's world: what an answer is worth, who rates it, and that all of it can be had again from the seed."""
+"""The demo: what an answer is worth, who rates it, that the seed decides it all, and the whole road in small."""
 
 from __future__ import annotations
 
@@ -12,16 +12,30 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaForCausalLM
 
 from mmpo.data import load
+from mmpo.demo.measure import Interval
+from mmpo.demo.page import contrasts
 from mmpo.demo.reference import make_config, make_tokenizer, sample
+from mmpo.demo.run import Effort, run
 from mmpo.demo.task import CLOSING, ITEMS, WEIGHTS, WORDS, Task, attributes, read, utility
-from mmpo.demo.world import Rater, Sizes, make_raters, make_tasks, make_writers, vote_probability, write_world
+from mmpo.demo.world import (
+    Rater,
+    Sizes,
+    make_raters,
+    make_tasks,
+    make_world,
+    make_writers,
+    vote_probability,
+    write_demonstrations,
+    write_ratings,
+)
+from mmpo.errors import UserError
 from mmpo.models.policy import response_logps
 from mmpo.types import Tokens
 
-SMALL = Sizes(sft=40, train=30, voted=5, eval=10)
+SMALL = Sizes(taught=40, trained=30, voted=5, held_out=10)
 PROMPT = "which of these are animals : sheep saw cat plum bear ? in alphabetical order ."
 PERFECT = "here are three animals : bear , cat , sheep . hope this helps ."
 
@@ -44,6 +58,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("world")
     write_world(out, seed=3, sizes=SMALL)
     return out
+
+
+def write_world(out: Path, seed: int, sizes: Sizes) -> None:
+    world = make_world(seed, sizes)
+    write_demonstrations(world, out)
+    write_ratings(world, out, {})
 
 
 def rows(path: Path) -> list[dict]:
@@ -182,7 +202,7 @@ def test_the_seed_decides_every_byte(world: Path, tmp_path: Path) -> None:
 
 
 def test_every_file_loads_with_all_its_rows_and_nothing_lost(world: Path) -> None:
-    counts = {"train": 30, "eval": 10, "votes": 30, "votes_truth": 30, "eval_votes": 60, "eval_truth": 60}
+    counts = {"train": 30, "eval": 10, "votes": 30, "train_truth": 180, "eval_votes": 60, "eval_truth": 60}
     for name, count in counts.items():
         loaded = load(str(world / f"{name}.jsonl"))
         assert len(loaded.data) == loaded.ledger.rows_in == count
@@ -199,6 +219,19 @@ def test_scores_are_the_mean_of_the_ratings_and_utilities_the_truth(world: Path)
         assert row["utilities"] == [utility(row["prompt"], response) for response in row["responses"]]
 
 
+def test_half_of_the_answers_may_come_from_a_model_and_their_place_says_nothing(tmp_path: Path) -> None:
+    world = make_world(0, SMALL)
+    own = ["bear", "cat", "fox"]
+    write_ratings(world, tmp_path, dict.fromkeys(world.rated_prompts, own))
+    places = [row["responses"].index(text) for row in rows(tmp_path / "train.jsonl") for text in own[:2]]
+    assert set(places) == {0, 1, 2, 3}
+    write_ratings(world, tmp_path, {prompt: ["", "cat"] for prompt in world.rated_prompts})
+    for row in rows(tmp_path / "train.jsonl"):
+        assert "" not in row["responses"]
+        assert "cat" in row["responses"]
+        assert len(set(row["responses"])) == 4
+
+
 def test_no_prompt_is_shared_between_training_and_evaluation(world: Path) -> None:
     prompts = {name: {row["prompt"] for row in rows(world / f"{name}.jsonl")} for name in ("train", "eval", "sft")}
     assert not prompts["train"] & prompts["eval"]
@@ -206,7 +239,7 @@ def test_no_prompt_is_shared_between_training_and_evaluation(world: Path) -> Non
 
 
 def test_votes_and_truth_state_the_same_pairs_and_agree_on_average(world: Path, tmp_path: Path) -> None:
-    write_world(tmp_path, seed=0, sizes=replace(SMALL, sft=1, eval=200))
+    write_world(tmp_path, seed=0, sizes=replace(SMALL, taught=1, held_out=200))
     voted, true = rows(tmp_path / "eval_votes.jsonl"), rows(tmp_path / "eval_truth.jsonl")
     assert [row["responses"] for row in voted] == [row["responses"] for row in true]
     assert all(row["p_first"] == row["votes"].count(0) / 5 for row in voted)
@@ -220,7 +253,7 @@ def test_votes_and_truth_state_the_same_pairs_and_agree_on_average(world: Path, 
 
 
 def test_grades_point_the_right_way_and_are_noisy(world: Path, tmp_path: Path) -> None:
-    write_world(tmp_path, seed=0, sizes=replace(SMALL, sft=1, train=200))
+    write_world(tmp_path, seed=0, sizes=replace(SMALL, taught=1, trained=200))
     graded = rows(tmp_path / "train.jsonl")
     i, j = np.triu_indices(4, 1)
     scores, truth = (np.array([row[key] for row in graded]) for key in ("scores", "utilities"))
@@ -278,3 +311,69 @@ def _logp(model: LlamaForCausalLM, tokens: Tokens, n: int) -> torch.Tensor:
     start = len(ids) - int(tokens.response_mask[n].sum())
     steps = model(ids[None]).logits[0].log_softmax(-1)
     return sum(steps[t - 1, ids[t]] for t in range(start, len(ids)))
+
+
+# ----------------------------------------------------------------------------------------------------- the whole road
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    out = tmp_path_factory.mktemp("demo")
+    sizes = Sizes(taught=200, trained=24, voted=12, held_out=12)
+    return out, run(out, seed=5, sizes=sizes, effort=Effort(reference_steps=60, epochs=2, watched=(1, 2)))
+
+
+def test_the_demo_leaves_what_it_speaks_of(demo: tuple[Path, dict]) -> None:
+    out, report = demo
+    assert json.loads((out / "report.json").read_text()) == json.loads(json.dumps(report))
+    assert "<h1>" in (out / "report.html").read_text()
+    assert (out / "data" / "report.html").is_file()
+    assert AutoModelForCausalLM.from_pretrained(out / "policy").config.vocab_size == len(make_tokenizer())
+    assert AutoModelForSequenceClassification.from_pretrained(out / "reward").config.num_labels == 1
+
+
+def test_every_model_is_measured_on_all_held_out_pairs(demo: tuple[Path, dict]) -> None:
+    _, report = demo
+    assert [bool(model["points"]) for model in report["models"]] == [True] * 4 + [False] * 2
+    for model in report["models"]:
+        assert model["truth"]["n_comparisons"] == model["votes"]["n_comparisons"] == 12 * 6
+        for metric in ("accuracy", "ece", "nll", "brier"):
+            assert model["truth"][metric]["low"] <= model["truth"][metric]["value"] <= model["truth"][metric]["high"]
+        assert [point["epoch"] for point in model["points"]] == [1, 2][: len(model["points"])]
+
+
+def test_a_reference_that_has_not_moved_has_no_distance(demo: tuple[Path, dict]) -> None:
+    _, report = demo
+    assert report["reference"]["kl"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert all(model["points"][-1]["kl"]["value"] > 0 for model in report["models"] if model["points"])
+
+
+def test_a_contrast_counts_only_where_the_intervals_part() -> None:
+    def model(name: str, accuracy: tuple[float, float, float]) -> dict:
+        low, value, high = accuracy
+        measure = {"value": value, "low": low, "high": high}
+        return {"name": name, "points": [], "truth": {"accuracy": measure, "ece": measure, "nll": measure}}
+
+    close = contrasts([model("hard", (0.6, 0.7, 0.8)), model("soft", (0.7, 0.75, 0.85))])
+    assert {row["outcome"] for row in close} == {"no clear difference"}
+    apart = {
+        row["what"]: row["outcome"] for row in contrasts([model("h", (0.1, 0.2, 0.3)), model("s", (0.4, 0.5, 0.6))])
+    }
+    assert apart == {
+        "accuracy: s and h": "MMPO is better",
+        "ECE: s and h": "hard labels are better",
+        "NLL: s and h": "hard labels are better",
+    }
+
+
+def test_an_interval_is_the_normal_one() -> None:
+    assert Interval.of([1.0, 2.0, 3.0]).value == 2.0
+    assert Interval.of([1.0, 2.0, 3.0]).high == pytest.approx(2 + 1.96 / 3**0.5)
+
+
+def test_the_demo_never_clears_a_folder_that_is_not_its_own(tmp_path: Path) -> None:
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "policy" / "precious").write_text("mine")
+    with pytest.raises(UserError, match="no former demo"):
+        run(tmp_path)
+    assert (tmp_path / "policy" / "precious").read_text() == "mine"

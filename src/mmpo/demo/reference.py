@@ -107,12 +107,15 @@ class Samples:
 @torch.no_grad()
 def sample(model: Any, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str], seed: int = 0) -> Samples:
     """Draw one answer to each prompt from the model as it is: temperature 1, nothing cut off."""
-    torch.manual_seed(seed)
     inputs = tokenizer(list(prompts), padding=True, padding_side="left", return_tensors="pt")
     start = inputs.input_ids.shape[1]
-    drawn = model.eval().generate(
-        **inputs, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=LONGEST - start
-    )
+    was_training = model.training
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        drawn = model.eval().generate(
+            **inputs, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=LONGEST - start
+        )
+    model.train(was_training)
     answers = drawn[:, start:]
     ended = (answers == tokenizer.eos_token_id).long()
     real = ended.cumsum(-1) - ended == 0

@@ -7,7 +7,7 @@ exactly Bradley-Terry, sigmoid((u_i - u_j) / s). The same perception, rounded to
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -27,19 +27,23 @@ EULER_GAMMA = 0.5772156649015329
 class Sizes:
     """How much of the world is made.
 
-    ``sft``, ``train``, ``voted`` and ``eval`` count prompts (``voted`` are some of ``train``); ``responses`` stand to
-    a graded prompt, ``ratings`` to each of them, ``votes`` to a voted pair.
+    ``taught``, ``trained`` and ``held_out`` count prompts: answered once for a model to learn from, rated to train on,
+    rated to measure on. ``voted`` of the trained ones get votes beside their ratings. ``responses`` stand to a rated
+    prompt, ``ratings`` to each of them, ``votes`` to a voted pair.
     """
 
-    sft: int = 24_000
-    train: int = 800
+    taught: int = 24_000
+    trained: int = 1000
     voted: int = 100
-    eval: int = 300
+    held_out: int = 300
     responses: int = 4
     writers: int = 12
     raters: int = 8
     ratings: int = 3
     votes: int = 5
+
+
+SIZES = Sizes()
 
 
 # ---------------------------------------------------------------------------------------------------- instructions
@@ -154,11 +158,19 @@ def vote_probability(raters: Sequence[Rater], first: float, second: float) -> fl
 
 @dataclass(frozen=True)
 class World:
-    """Everybody in it, and how much of it is made."""
+    """Everybody in it, and the instructions: to learn from, to rate for training, and to rate for evaluation."""
 
+    seed: int
+    sizes: Sizes
     writers: Sequence[Writer]
     raters: Sequence[Rater]
-    sizes: Sizes
+    taught: Sequence[Task]
+    trained: Sequence[Task]
+    held_out: Sequence[Task]
+
+    @property
+    def rated_prompts(self) -> list[str]:
+        return [task.prompt for task in (*self.trained, *self.held_out)]
 
     def answer(self, task: Task, rng: Generator) -> str:
         """By a writer drawn at random."""
@@ -167,18 +179,23 @@ class World:
     def panel(self, number: int, rng: Generator) -> list[Rater]:
         return [self.raters[i] for i in rng.permutation(len(self.raters))[:number]]
 
-    def graded(self, name: str, task: Task, rng: Generator) -> Row:
-        """Distinct answers, each rated by the same few raters; ``utilities`` is the truth behind the scores."""
-        answers: dict[str, None] = {}
+    def graded(self, name: str, task: Task, drawn: Sequence[str], rng: Generator) -> Row:
+        """Distinct answers, each rated by the same few raters; ``utilities`` is the truth behind the scores.
+
+        The answers are those ``drawn`` from a model, as far as they go, and for the rest by writers.
+        """
+        answers = {answer: None for answer in drawn if answer}
         while len(answers) < self.sizes.responses:
             answers[self.answer(task, rng)] = None
-        utilities = [utility(task.prompt, answer) for answer in answers]
+        # The order says nothing of who wrote what.
+        responses = rng.permutation(list(answers)).tolist()
+        utilities = [utility(task.prompt, answer) for answer in responses]
         raters = self.panel(self.sizes.ratings, rng)
         ratings = [rater.rate(utilities, rng) for rater in raters]
         return {
             "id": name,
             "prompt": task.prompt,
-            "responses": list(answers),
+            "responses": responses,
             "scores": [float(np.mean(stars)) for stars in zip(*ratings, strict=True)],
             "annotators": [rater.id for rater in raters],
             "annotator_scores": ratings,
@@ -205,30 +222,44 @@ def _pairs(row: Row) -> Iterator[tuple[int, int, Row]]:
         yield i, j, {"id": f"{row['id']}:{i}-{j}", "prompt": row["prompt"], **both}
 
 
-def write_world(out: Path, seed: int = 0, sizes: Sizes = Sizes()) -> World:
-    """Write the data of the world into ``out``; the same seed and sizes give the same bytes.
-
-    - sft.jsonl: instructions, each with an answer by one of the writers;
-    - train.jsonl, eval.jsonl: graded rows;
-    - votes.jsonl: voted and graded pairs of the first training rows, to fit gamma on; votes_truth.jsonl: the same
-      pairs with their true probabilities;
-    - eval_votes.jsonl, eval_truth.jsonl: the pairs of eval.jsonl with votes, and with true probabilities.
-    """
+def make_world(seed: int = 0, sizes: Sizes = SIZES) -> World:
+    """The people and the instructions, all instructions distinct."""
     rng = np.random.default_rng(seed)
-    world = World(make_writers(sizes.writers, rng), make_raters(sizes.raters, rng), sizes)
-    tasks = make_tasks(sizes.train + sizes.eval + sizes.sft, rng)
-    graded = [world.graded(f"p{i}", task, rng) for i, task in enumerate(tasks[: sizes.train + sizes.eval])]
-    train, held_out = graded[: sizes.train], graded[sizes.train :]
-    files: dict[str, Iterable[Row]] = {
-        "train": train,
-        "votes": (pair for row in train[: sizes.voted] for pair in world.voted(row, rng)),
-        "votes_truth": (pair for row in train[: sizes.voted] for pair in world.true(row)),
-        "eval": held_out,
-        "eval_votes": (pair for row in held_out for pair in world.voted(row, rng)),
-        "eval_truth": (pair for row in held_out for pair in world.true(row)),
-        "sft": ({"prompt": t.prompt, "completion": world.answer(t, rng)} for t in tasks[len(graded) :]),
-    }
+    writers, raters = make_writers(sizes.writers, rng), make_raters(sizes.raters, rng)
+    tasks = make_tasks(sizes.taught + sizes.trained + sizes.held_out, rng)
+    trained, held_out = tasks[: sizes.trained], tasks[sizes.trained : sizes.trained + sizes.held_out]
+    return World(seed, sizes, writers, raters, tasks[sizes.trained + sizes.held_out :], trained, held_out)
+
+
+def write_demonstrations(world: World, out: Path) -> None:
+    """sft.jsonl in ``out``: instructions, each with an answer by one of the writers, careful or not."""
+    rng = np.random.default_rng([world.seed, 1])
+    _write(out, "sft", ({"prompt": t.prompt, "completion": world.answer(t, rng)} for t in world.taught))
+
+
+def write_ratings(world: World, out: Path, drawn: Mapping[str, Sequence[str]]) -> None:
+    """What people say of answers, half of them or fewer ``drawn`` from a model (by prompt), the others by writers.
+
+    - train.jsonl, eval.jsonl: graded rows;
+    - votes.jsonl: voted and graded pairs of the first training rows, to fit gamma on;
+    - eval_votes.jsonl: the pairs of eval.jsonl, voted and graded;
+    - train_truth.jsonl, eval_truth.jsonl: all pairs with their true probabilities, which no training reads.
+    """
+    rng = np.random.default_rng([world.seed, 2])
+    half = world.sizes.responses // 2
+
+    def graded(tasks: Sequence[Task], name: str) -> list[Row]:
+        return [world.graded(f"{name}{i}", t, drawn.get(t.prompt, ())[:half], rng) for i, t in enumerate(tasks)]
+
+    train, held_out = graded(world.trained, "t"), graded(world.held_out, "e")
+    _write(out, "train", train)
+    _write(out, "votes", (pair for row in train[: world.sizes.voted] for pair in world.voted(row, rng)))
+    _write(out, "train_truth", (pair for row in train for pair in world.true(row)))
+    _write(out, "eval", held_out)
+    _write(out, "eval_votes", (pair for row in held_out for pair in world.voted(row, rng)))
+    _write(out, "eval_truth", (pair for row in held_out for pair in world.true(row)))
+
+
+def _write(out: Path, name: str, rows: Iterable[Row]) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    for name, rows in files.items():
-        (out / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return world
+    (out / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
