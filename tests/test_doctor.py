@@ -20,7 +20,7 @@ from mmpo.methods import CATALOGUE
 from mmpo.models import FrozenCopy, PolicyReader, RewardReader
 from mmpo.setup import Setup, bring_together
 from mmpo.train import self_test, train
-from mmpo.types import Batch, Reading
+from mmpo.types import Batch, Judgement, Reading
 from tiny import ROWS, data_of, plain, roberta_tokenizer
 
 BOUNDARY, FINITE, PADDED, START, CACHE, GRADES = (
@@ -104,7 +104,9 @@ def test_a_good_encoder_passes(encoder_setup: Setup) -> None:
 @pytest.mark.parametrize("name", [name for name, entry in CATALOGUE.items() if "ref" in entry.build().needs])
 def test_every_method_with_a_reference_starts_where_it_says(name: str, tiny_policy: Any, tiny_tokenizer: Any) -> None:
     """Whatever its price and target: the loss of a policy that equals its reference is the price of no margin."""
-    setup = bring_together(tiny_policy(0), name, data_of(), tokenizer=tiny_tokenizer, limits=Limits(64))
+    votes = (Judgement(0, 1, p=0.7, count=10.0),)
+    data = [replace(datum, judgements=votes) for datum in data_of()]
+    setup = bring_together(tiny_policy(0), name, data, tokenizer=tiny_tokenizer, limits=Limits(64))
     assert found(setup)[START].passed
 
 
