@@ -1,0 +1,98 @@
+"""Write docs/evidence.md and its pictures from the results that the other runs left in docs/evidence/."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from evidence.common import RESULTS, ROOT, table
+
+METRICS = ("accuracy", "nll", "ece", "brier", "overconfidence")
+INTRODUCTION = """# Evidence
+
+Does margin matching do on real data what its paper says? Each study trains the same model on the same rows with hard
+labels and with graded targets, and measures both on held-out data while they train. Intervals are 95% Student intervals
+over the seeds; differences are taken seed by seed. `make evidence` measures everything again.
+"""
+
+STUDIES: dict[str, tuple[str, str, str]] = {
+    "ukp": (
+        "Human votes",
+        "mmpo minus hard",
+        "Reward models on 16,927 pairs of arguments with five votes each (UKPConvArg1). all-MiniLM-L6-v2 is "
+        "fine-tuned on twelve debates and measured against the votes on the four debates held out. Hard "
+        "Bradley-Terry against MMPO on the vote margin 2 p - 1 with gamma = 2. One epoch shows every "
+        "comparison once and reads every argument once.",
+    ),
+    "judges": (
+        "Graded lists",
+        "mmpo minus hard",
+        "Reward models on lists of answers graded with an LLM judge's probability of beating a reference "
+        "(AlpacaEval, 100 prompts); gamma is fitted to the judge's probabilities. Measured on held-out "
+        "prompts against the observed probabilities of other pairs.",
+    ),
+    "experts": (
+        "Translators' grades",
+        "mmpo minus hard",
+        "Reward models on translations of TED talks graded in MQM error points (mqm_ted_zhen). The encoder "
+        "reads 66% of the Chinese source as unknown, so it can judge the English alone. gamma is fitted on "
+        "texts that three translators graded each. Measured against the graded order of held-out talks, which "
+        "states no probability: NLL and ECE against it favour hard labels.",
+    ),
+    "policy": (
+        "A policy, end to end",
+        "mmpo minus dpo",
+        "A decoder of about one million parameters from a config, trained as a language model and then tuned "
+        "on 800 judged pairs of answers (AlpacaEval). Its implicit reward is measured on held-out prompts "
+        "against the judge's probabilities. A model this small writes no sense; what is tested is the road "
+        "and the calibration.",
+    ),
+}
+
+
+def picture(name: str, means: Sequence[Mapping[str, Any]]) -> None:
+    """ECE and NLL against epochs, one line a method with its interval, as docs/evidence/NAME.svg."""
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    for axes, metric in zip(figure.subplots(1, 2), ("ece", "nll"), strict=True):
+        for method in dict.fromkeys(row["method"] for row in means):
+            rows = [row for row in means if row["method"] == method]
+            epochs = [row["epochs"] for row in rows]
+            values = [row[metric]["mean"] for row in rows]
+            (line,) = axes.plot(epochs, values, marker="o", label=method)
+            low, high = ([row[metric][end] for row in rows] for end in ("low", "high"))
+            axes.fill_between(epochs, low, high, alpha=0.15, color=line.get_color())
+        axes.set(xlabel="epochs", ylabel=metric.upper())
+        axes.legend(frameon=False)
+    figure.savefig(RESULTS / f"{name}.svg", metadata={"Date": None})
+
+
+def section(name: str, result: Mapping[str, Any]) -> list[str]:
+    title, difference, about = STUDIES[name]
+    means = [row for row in result["means"] if row.get("set", "held_out") == "held_out"]
+    differences = [row for row in result[difference] if row.get("set", "held_out") == "held_out"]
+    picture(name, means)
+    seeds = sorted({run["seed"] for run in result["runs"]})
+    lines = [f"## {title}", "", about, ""]
+    if "gamma" in result:
+        lines += [f"gamma = {result['gamma']['gamma']:.3g}: {result['gamma']['note']}", ""]
+    lines += [f"![ECE and NLL by epochs](evidence/{name}.svg)", "", table(means, ("method", "epochs"), METRICS), ""]
+    lines += [f"Differences ({difference}, {len(seeds)} seeds):", "", table(differences, ("epochs",), METRICS), ""]
+    where, versions = result["machine"], result["machine"]["versions"]
+    lines += [
+        f"Measured with `make evidence` on {where['device']}, {where['cores']} cores, torch {versions['torch']}, "
+        f"transformers {versions['transformers']}; single runs in [evidence/{name}.json](evidence/{name}.json).",
+        "",
+    ]
+    return lines
+
+
+def main() -> None:
+    lines = [INTRODUCTION]
+    for name in STUDIES:
+        path = RESULTS / f"{name}.json"
+        if path.is_file():
+            lines += section(name, json.loads(path.read_text()))
+    (ROOT / "docs" / "evidence.md").write_text("\n".join(lines).rstrip() + "\n")
