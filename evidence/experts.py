@@ -72,7 +72,9 @@ def main() -> None:
                 measured = train_and_measure(method, train, held_out, seed=seed, learning_rate=5e-5, **settings)
                 runs += [{"method": name, **row} for row in measured]
                 means = over_seeds(runs, ("method", "set", "epochs"), METRICS)
-                differences = paired(runs, "mmpo", "hard", ("set", "epochs"), METRICS)
-                result = {"runs": runs, "means": means, "mmpo minus hard": differences, "gamma": gamma.as_dict()}
+                differences = [
+                    {"method": "mmpo", **r} for r in paired(runs, "mmpo", "hard", ("set", "epochs"), METRICS)
+                ]
+                result = {"runs": runs, "means": means, "minus hard": differences, "gamma": gamma.as_dict()}
                 write(study, {"prompts": [len(train), len(held_out)], **result})
         print(table(means, ("method", "set", "epochs"), METRICS))

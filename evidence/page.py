@@ -18,25 +18,22 @@ labels and with graded targets, and measures both on held-out data while they tr
 over the seeds; differences are taken seed by seed. `make evidence` measures everything again.
 """
 
-STUDIES: dict[str, tuple[str, str, str]] = {
+STUDIES: dict[str, tuple[str, str]] = {
     "ukp": (
         "Human votes",
-        "mmpo minus hard",
         "Reward models on 16,927 pairs of arguments with five votes each (UKPConvArg1). all-MiniLM-L6-v2 is "
         "fine-tuned on twelve debates and measured against the votes on the four debates held out. Hard "
-        "Bradley-Terry against MMPO on the vote margin 2 p - 1 with gamma = 2. One epoch shows every "
-        "comparison once and reads every argument once.",
+        "Bradley-Terry against MMPO on the vote margin 2 p - 1 with gamma = 2, and with the gamma fitted to the "
+        "training votes (auto). One epoch shows every comparison once and reads every argument once.",
     ),
     "judges": (
         "Graded lists",
-        "mmpo minus hard",
         "Reward models on lists of answers graded with an LLM judge's probability of beating a reference "
         "(AlpacaEval, 100 prompts); gamma is fitted to the judge's probabilities. Measured on held-out "
         "prompts against the observed probabilities of other pairs.",
     ),
     "experts": (
         "Translators' grades",
-        "mmpo minus hard",
         "Reward models on translations of TED talks graded in MQM error points (mqm_ted_zhen). The encoder "
         "reads 66% of the Chinese source as unknown, so it can judge the English alone. gamma is fitted on "
         "texts that three translators graded each. Measured against the graded order of held-out talks, which "
@@ -44,7 +41,6 @@ STUDIES: dict[str, tuple[str, str, str]] = {
     ),
     "policy": (
         "A policy, end to end",
-        "mmpo minus dpo",
         "A decoder of about one million parameters from a config, trained as a language model and then tuned "
         "on 800 judged pairs of answers (AlpacaEval). Its implicit reward is measured on held-out prompts "
         "against the judge's probabilities. A model this small writes no sense; what is tested is the road "
@@ -70,16 +66,21 @@ def picture(name: str, means: Sequence[Mapping[str, Any]]) -> None:
 
 
 def section(name: str, result: Mapping[str, Any]) -> list[str]:
-    title, difference, about = STUDIES[name]
+    title, about = STUDIES[name]
     means = [row for row in result["means"] if row.get("set", "held_out") == "held_out"]
-    differences = [row for row in result[difference] if row.get("set", "held_out") == "held_out"]
+    differences = [row for row in result["minus hard"] if row.get("set", "held_out") == "held_out"]
     picture(name, means)
     seeds = sorted({run["seed"] for run in result["runs"]})
     lines = [f"## {title}", "", about, ""]
     if "gamma" in result:
         lines += [f"gamma = {result['gamma']['gamma']:.3g}: {result['gamma']['note']}", ""]
     lines += [f"![ECE and NLL by epochs](evidence/{name}.svg)", "", table(means, ("method", "epochs"), METRICS), ""]
-    lines += [f"Differences ({difference}, {len(seeds)} seeds):", "", table(differences, ("epochs",), METRICS), ""]
+    lines += [
+        f"Difference to hard labels, {len(seeds)} seeds:",
+        "",
+        table(differences, ("method", "epochs"), METRICS),
+        "",
+    ]
     where, versions = result["machine"], result["machine"]["versions"]
     lines += [
         f"Measured with `make evidence` on {where['device']}, {where['cores']} cores, torch {versions['torch']}, "

@@ -133,6 +133,6 @@ def main() -> None:
                     measured = run(method, base, seed, epochs, Path(folder) / f"{name}-{epochs}")
                     runs.append({"method": name, "seed": seed, "epochs": epochs, **measured})
         means = over_seeds(runs, ("method", "epochs"), METRICS)
-        differences = paired(runs, "mmpo", "dpo", ("epochs",), METRICS)
-        write("policy", {"runs": runs, "means": means, "mmpo minus dpo": differences})
+        differences = [{"method": "mmpo", **row} for row in paired(runs, "mmpo", "dpo", ("epochs",), METRICS)]
+        write("policy", {"runs": runs, "means": means, "minus hard": differences})
     print(table(means, ("method", "epochs"), METRICS))
