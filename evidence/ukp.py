@@ -1,9 +1,9 @@
 """Real human votes: reward models on 16,927 pairs of arguments with five votes each, whole debates held out.
 
-A pretrained sentence encoder is fine-tuned on the training debates with hard Bradley-Terry, with MMPO on the vote margin
-at gamma = 2, and with MMPO at the gamma fitted to the training votes; accuracy, NLL, ECE and Brier score against the
-votes of the four held-out debates are measured after several numbers of epochs, up to a length at which hard labels are
-memorised.
+A pretrained sentence encoder is fine-tuned on the training debates with hard Bradley-Terry, with MMPO on the vote
+margin at gamma = 2, and with MMPO at the gamma fitted to the training votes; accuracy, NLL, ECE and Brier score against
+the votes of the four held-out debates are measured after several numbers of epochs, up to a length at which hard labels
+are memorised.
 """
 
 from __future__ import annotations
