@@ -171,6 +171,14 @@ def test_score_says_what_it_cut(trained: Path, tmp_path: Path, capsys: pytest.Ca
     assert "max_length 30: 0 of 6 prompts lost their beginning" in said and " 0 of 16 responses" not in said
 
 
+def test_score_needs_no_feedback(trained: Path, tmp_path: Path) -> None:
+    path, out = tmp_path / "plain.jsonl", tmp_path / "s.jsonl"
+    path.write_text('{"prompt": "One?", "responses": ["Yes."]}\n{"prompt": "Two?", "responses": ["Yes.", "No."]}\n')
+    assert run("score", str(trained), str(path), "--out", str(out)) == 0
+    assert [len(json.loads(line)["model_scores"]) for line in out.read_text().splitlines()] == [1, 2]
+    assert run("evaluate", str(trained), str(path), "--out", str(tmp_path / "report")) == 2
+
+
 def test_evaluate_measures(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "report"
     assert run("evaluate", str(trained), rows_file(tmp_path), "--out", str(out), "--max_length", "30") == 0

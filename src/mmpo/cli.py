@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,6 +38,8 @@ BadRow = Annotated[
 Length = Annotated[int | None, typer.Option(help="Longest sequence in tokens; what is cut is counted.")]
 PromptLength = Annotated[int | None, typer.Option(help="Longest prompt in tokens; the beginning is cut.")]
 Reference = Annotated[str | None, typer.Option(help="The model a policy was trained from, for its implicit reward.")]
+PadToken = Annotated[str | None, typer.Option(help="The padding token, where the model's tokenizer names none.")]
+Precision = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 Beta = Annotated[
     float | None, typer.Option(help="beta of a policy's implicit reward; a run's folder remembers its own.")
 ]
@@ -133,14 +136,23 @@ def score(
     margin: MarginMeaning = None,
     grade: Grade = None,
     on_bad_row: BadRow = "error",
+    pad_token: PadToken = None,
+    dtype: Precision = "float32",
 ) -> None:
     """Add the model's score to every response."""
     from mmpo.data import load, to_row
     from mmpo.evaluate.scoring import Scorer
 
-    loaded = load(_sources(data, split, margin, grade), on_bad_row=on_bad_row)
+    sources = [replace(source, feedback="optional") for source in _sources(data, split, margin, grade)]
+    loaded = load(sources, on_bad_row=on_bad_row)
     scorer = Scorer.load(
-        model, reference=reference, beta=beta, max_length=max_length, max_prompt_length=max_prompt_length
+        model,
+        reference=reference,
+        beta=beta,
+        max_length=max_length,
+        max_prompt_length=max_prompt_length,
+        pad_token=pad_token,
+        dtype=dtype,
     )
     scored = scorer(loaded.data, on_bad_row)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -166,13 +178,21 @@ def evaluate(
     margin: MarginMeaning = None,
     grade: Grade = None,
     on_bad_row: BadRow = "error",
+    pad_token: PadToken = None,
+    dtype: Precision = "float32",
 ) -> None:
     """Measure a model against people: accuracy, calibration, by margin and by length."""
     from mmpo.evaluate.model import evaluate_model
     from mmpo.evaluate.scoring import Scorer
 
     scorer = Scorer.load(
-        model, reference=reference, beta=beta, max_length=max_length, max_prompt_length=max_prompt_length
+        model,
+        reference=reference,
+        beta=beta,
+        max_length=max_length,
+        max_prompt_length=max_prompt_length,
+        pad_token=pad_token,
+        dtype=dtype,
     )
     result = evaluate_model(scorer, _sources(data, split, margin, grade), out, name=model, on_bad_row=on_bad_row)
     for name in ("accuracy", "nll", "brier", "ece"):

@@ -54,7 +54,7 @@ def load(sources: Sources, *, on_bad_row: OnBadRow = "error", seed: int = 0) -> 
 
 def _load_one(source: Source, on_bad_row: OnBadRow, seed: int) -> Loaded:
     ledger = Ledger(source.path)
-    groups = _gather(_parsed(source, ledger, on_bad_row), ledger)
+    groups = _gather(_parsed(source, ledger, on_bad_row), ledger, 1 if source.feedback == "optional" else 2)
     if not groups:
         raise UserError(_nothing(source, ledger))
     if source.margin is not None and "margin" not in ledger.columns_used | ledger.columns_unused:
@@ -164,15 +164,18 @@ def _nothing(source: Source, ledger: Ledger) -> str:
 # ---------------------------------------------------------------------------------------------- rows to data
 
 
-def _gather(parsed: Iterable[Datum], ledger: Ledger) -> list[list[Datum]]:
-    """The rows of one response each in groups of one prompt, every other row alone, in the order of first rows."""
+def _gather(parsed: Iterable[Datum], ledger: Ledger, least: int) -> list[list[Datum]]:
+    """The rows of one response each in groups of one prompt, every other row alone, in the order of first rows.
+
+    A group of fewer than ``least`` responses is dropped.
+    """
     groups: dict[str, list[Datum]] = {}
     for d in parsed:
         name = f"{d.split}:{d.weight}:{texts.key(d.prompt)}" if len(d.responses) == 1 else d.source
         groups.setdefault(name, []).append(d)
     whole = []
     for group in groups.values():
-        if len(group) > 1 or len(group[0].responses) > 1:
+        if sum(len(d.responses) for d in group) >= least:
             whole.append(group)
         else:
             ledger.rows_used -= 1

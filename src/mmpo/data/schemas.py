@@ -77,15 +77,16 @@ def responses_row(row: Row, source: Source) -> Datum:
     """
     responses = tuple(response(v, f"responses[{i}]") for i, v in enumerate(row.items("responses")))
     n = len(responses)
-    if n < 2:
-        raise BadRow("fewer than 2 responses", f"responses has {n} entries; give at least 2")
+    least = 1 if source.feedback == "optional" else 2
+    if n < least:
+        raise BadRow(f"fewer than {least} responses", f"responses has {n} entries; give at least {least}")
     if not row.has("prompt"):
         raise BadRow("no prompt", "prompt is missing; give the prompt")
     prompt, responses = split_prompt(row, responses)
     by_annotator = _annotator_grades(row, source, n)
     grades, ranked = _grades(row, source, n, by_annotator)
     stated = first_against_second(row, source, n, grades is not None) + pairwise(row, n) + judgements(row, n)
-    if grades is None and not stated:
+    if grades is None and not stated and source.feedback == "required":
         if row.has("preferred"):
             raise BadRow("no majority", "preferred is null and nothing else is stated; give votes or a preference")
         raise BadRow("no feedback", "there is no feedback; give scores, ranks, votes, p_first, preferred or pairwise")

@@ -25,6 +25,7 @@ class Source:
         grade: which of several grades to use: an attribute such as "helpfulness", or for UltraFeedback
             "overall_score" or "fine-grained_score".
         limit: stop after this many usable rows.
+        feedback: "required", or "optional" for rows of a prompt and responses that are only to be scored.
     """
 
     path: str
@@ -33,6 +34,7 @@ class Source:
     margin: str | None = None
     grade: str | None = None
     limit: int | None = None
+    feedback: str = "required"
 
     def __post_init__(self) -> None:
         for name, kind, expected in (
@@ -49,6 +51,8 @@ class Source:
             raise UserError(f"{self.path}: weight is {self.weight:g}; give a number above 0")
         if self.limit is not None and self.limit < 1:
             raise UserError(f"{self.path}: limit is {self.limit}; give at least 1, or leave it out")
+        if self.feedback not in ("required", "optional"):
+            raise UserError(f"{self.path}: feedback is {self.feedback!r}; give required or optional")
         if self.margin is not None and self.margin not in MARGIN_MEANINGS:
             raise UserError(f"{self.path}: margin is {self.margin!r}. {nearest(str(self.margin), MARGIN_MEANINGS)}")
 
