@@ -356,13 +356,11 @@ def test_a_contrast_counts_only_where_the_intervals_part() -> None:
 
     close = contrasts([model("hard", (0.6, 0.7, 0.8)), model("soft", (0.7, 0.75, 0.85))])
     assert {row["outcome"] for row in close} == {"no clear difference"}
-    apart = {
-        row["what"]: row["outcome"] for row in contrasts([model("h", (0.1, 0.2, 0.3)), model("s", (0.4, 0.5, 0.6))])
-    }
-    assert apart == {
-        "accuracy: s and h": "MMPO is better",
-        "ECE: s and h": "hard labels are better",
-        "NLL: s and h": "hard labels are better",
+    apart = contrasts([model("hard", (0.1, 0.2, 0.3)), model("soft", (0.4, 0.5, 0.6))])
+    assert {row["measure"]: row["outcome"] for row in apart} == {
+        "accuracy": "MMPO better",
+        "ECE": "hard labels better",
+        "NLL": "hard labels better",
     }
 
 

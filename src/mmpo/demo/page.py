@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Report = Mapping[str, Any]
 METRICS = {"accuracy": "accuracy", "ece": "ECE", "nll": "NLL", "brier": "Brier"}
+PATH = {"utility": "true utility", "kl": "KL to the reference"}
 
 
 def table(report: Report) -> str:
@@ -64,39 +65,48 @@ def _in_short(page: Page, report: Report) -> None:
         ]
     )
     page.table(
-        ["", "hard labels", "MMPO", "outcome"],
-        [[row["what"], _cell(row["hard"]), _cell(row["mmpo"]), row["outcome"]] for row in report["contrasts"]],
-        caption="In brackets: 95% intervals. Utility and KL are those of the last epoch.",
+        ["compared", "measure", "hard labels", "MMPO", "outcome"],
+        [
+            [row["compared"], row["measure"], _cell(row["hard"]), _cell(row["mmpo"]), row["outcome"]]
+            for row in report["contrasts"]
+        ],
+        caption="In brackets: 95% intervals; a difference counts where they do not overlap.",
     )
     page.text(
         "The intervals say how sure the measurement on the held-out prompts is. Each method was trained once, so they "
-        "do not say how another seed would fall: run the demo with another --seed to see."
+        "do not say how another seed would fall: run the demo with another seed to see."
     )
 
 
 def contrasts(models: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Each hard method against its margin-matching twin, measure by measure, whoever wins.
+    """Each hard method against its margin-matching twin, measure by measure, whoever wins; the last pair comes first.
 
     A difference counts where the 95% intervals do not overlap.
     """
     found = []
-    for hard, soft in zip(models[::2], models[1::2], strict=True):
-        twins = f"{soft['name']} and {hard['name']}"
-        for metric, words, sign in (("accuracy", "accuracy", 1), ("ece", "ECE", -1), ("nll", "NLL", -1)):
-            found.append(_contrast(f"{words}: {twins}", hard["truth"][metric], soft["truth"][metric], sign))
-        for key, words, sign in (("utility", "true utility", 1), ("kl", "KL to the reference", -1)):
+    for hard, soft in reversed(list(zip(models[::2], models[1::2], strict=True))):
+        pair = f"{hard['name']}, {soft['name']}"
+        for metric, sign in (("accuracy", 1), ("ece", -1), ("nll", -1)):
+            found.append(_contrast(pair, METRICS[metric], hard["truth"][metric], soft["truth"][metric], sign, "better"))
+        for key, sign, word in (("utility", 1, "better"), ("kl", -1, "nearer")):
             if soft["points"]:
-                found.append(_contrast(f"{words}: {twins}", hard["points"][-1][key], soft["points"][-1][key], sign))
+                ends = hard["points"][-1][key], soft["points"][-1][key]
+                found.append(_contrast(pair, PATH[key], *ends, sign, word))
     return found
 
 
-def _contrast(what: str, hard: Mapping[str, float], soft: Mapping[str, float], sign: int) -> dict[str, Any]:
-    """``sign`` is 1 where more is better, -1 where less is."""
+def _contrast(
+    pair: str, measure: str, hard: Mapping[str, float], soft: Mapping[str, float], sign: int, word: str
+) -> dict[str, Any]:
+    """``sign`` is 1 where more wins, -1 where less does, and ``word`` says what the winner is."""
     apart = soft["low"] > hard["high"] or soft["high"] < hard["low"]
-    leads = sign * (soft["value"] - hard["value"]) > 0
-    outcome = ("MMPO is better" if leads else "hard labels are better") if apart else "no clear difference"
-    ends = ("value", "low", "high")
-    return {"what": what, "hard": {e: hard[e] for e in ends}, "mmpo": {e: soft[e] for e in ends}, "outcome": outcome}
+    leader = "MMPO" if sign * (soft["value"] - hard["value"]) > 0 else "hard labels"
+    return {
+        "compared": pair,
+        "measure": measure,
+        **{who: {end: at[end] for end in ("value", "low", "high")} for who, at in (("hard", hard), ("mmpo", soft))},
+        "outcome": f"{leader} {word}" if apart else "no clear difference",
+    }
 
 
 def _agreement(page: Page, report: Report, results: Sequence[Result]) -> None:
@@ -121,11 +131,12 @@ def _agreement(page: Page, report: Report, results: Sequence[Result]) -> None:
 
 
 def _policies(page: Page, report: Report) -> None:
-    paths = {model["name"]: model["points"] for model in report["models"] if model["points"]}
+    start = report["reference"]
+    paths = {model["name"]: [start, *model["points"]] for model in report["models"] if model["points"]}
     page.section(
         "What a policy gains, and what it costs",
         f"Answers drawn to held-out prompts at temperature 1. Their true utility is known, {BEST:g} at most; "
-        f"the reference has {_spread(report['reference']['utility'])}. KL is the mean of log pi - log ref over them.",
+        f"the reference has {_spread(start['utility'])}. KL is the mean of log pi - log ref over them.",
     )
     page.figure(
         figures.frontier(
@@ -133,8 +144,8 @@ def _policies(page: Page, report: Report) -> None:
             xlabel="KL to the reference, nats an answer",
             ylabel="true utility",
         ),
-        "True utility against the distance from the reference, one point for each measurement during training. Further "
-        "up is better; further right at the same height is drift that buys nothing.",
+        "True utility against the distance from the reference, where all paths begin; one point for each measurement "
+        "during training. Further up is better; further right at the same height is drift that buys nothing.",
     )
     page.figure(
         figures.curves(
@@ -146,7 +157,11 @@ def _policies(page: Page, report: Report) -> None:
     )
     page.table(
         ["policy", "epoch", "true utility", "KL, nats"],
-        [[name, p["epoch"], _spread(p["utility"]), _spread(p["kl"])] for name, points in paths.items() for p in points],
+        [
+            [name, p["epoch"], _spread(p["utility"]), _spread(p["kl"])]
+            for name, points in paths.items()
+            for p in points[1:]
+        ],
     )
 
 

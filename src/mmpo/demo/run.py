@@ -42,10 +42,10 @@ class Effort:
 
     reference_steps: int = 2000
     epochs: int = 6
-    watched: tuple[int, ...] = (1, 2, 4, 6)
-    betas: tuple[float, ...] = (0.3, 0.1)
+    watched: tuple[int, ...] = (1, 3, 6)
+    betas: tuple[float, ...] = (0.1, 0.3)
     learning_rate: float = 7e-4
-    answers: int = 2
+    answers: int = 4
     """Answers drawn to each held-out prompt when a policy is measured."""
 
 
@@ -90,14 +90,16 @@ def run(out: Path, seed: int = 0, sizes: Sizes = SIZES, effort: Effort = EFFORT)
     progress = Progress(_cleared(out) / LOG)
     with _one_thread():
         world = make_world(seed, sizes)
+        progress.say(f"a world of {sizes.taught:,} instructions to learn from; a small model learns to follow them")
         with progress.quiet():
             probe = _reference(world, out, effort)
             start = probe(probe.reference)
             write_ratings(world, out / "data", _drawn(world, probe))
-        progress.say(f"a small model learned to follow instructions: true utility {start.utility} of {BEST:g}")
+        progress.say(f"reference model: true utility {start.utility} of {BEST:g}")
         gamma = _gammas(out / "data")
         told, truth = gamma["fitted"]["gamma"], gamma["truth"]["gamma"]
-        progress.say(f"people rated its answers and others: gamma {told:.2f} fitted to votes, {truth:.2f} in truth")
+        rated = sizes.trained + sizes.held_out
+        progress.say(f"{rated:,} prompts rated and inspected: gamma {told:.2f} fitted to votes, {truth:.2f} in truth")
         results = _results(out, told, probe, effort, seed, progress)
         with progress.quiet():
             samples = _samples(out, probe, results)
