@@ -187,7 +187,7 @@ def _gamma(page: Page, gamma: Report) -> None:
 
 def _training(page: Page, results: Sequence[Result]) -> None:
     page.section(
-        "How training went", "Hard labels push the margin apart as long as training lasts; a graded target holds it."
+        "How training went", "Hard labels have their optimum at an infinite margin, graded targets at a finite one."
     )
     for pair in (results[-2:], results[-4:-2]):
         for key, words in (("rewards/margins", "margin of the better answer"), ("rewards/accuracies", "accuracy")):
