@@ -14,8 +14,11 @@ class UserError(Exception):
     """The user's input is wrong: one line that names the file, row or key, and the mend. The CLI exits with 2."""
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint for a mistyped word: "Did you mean 'x'?", or the list of what is known."""
+def nearest(word: str, known: Iterable[str], listed: Iterable[str] | None = None) -> str:
+    """A hint for a mistyped word: "Did you mean 'x'?", or what is known (``listed``, where that is long)."""
     known = list(known)
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(sorted(known))}."
+    if close:
+        return f"Did you mean {close[0]!r}?"
+    shown = known if listed is None else list(listed)
+    return f"Known: {', '.join(sorted(shown))}{'' if listed is None else ', ...'}."

@@ -17,7 +17,7 @@ from transformers.integrations import get_available_reporting_integrations, get_
 from mmpo.batch import Limits
 from mmpo.data import Source
 from mmpo.errors import OnBadRow, UserError, nearest
-from mmpo.methods import build
+from mmpo.methods import CATALOGUE, build
 from mmpo.types import Method
 
 TRAINING_KEYS = {f.name: f for f in fields(TrainingArguments) if f.init}
@@ -144,8 +144,10 @@ def make_recipe(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
             raise UserError(f"{where}: {key!r} has no effect here, so remove it; {IDLE_KEYS[key]}")
         elif key in TRAINING_KEYS:
             training[key] = _typed(key, value, where)
+        elif any(key in entry.parameters for entry in CATALOGUE.values()):
+            raise UserError(f"{where}: {key!r} is a parameter of the method; write it as method.{key}")
         else:
-            raise UserError(f"{where}: unknown key {key!r}. {nearest(key, own | set(TRAINING_KEYS))}")
+            raise UserError(f"{where}: unknown key {key!r}. {nearest(key, own | set(TRAINING_KEYS), listed=own)}")
     for key in ("model", "method", "data"):
         if key not in ours:
             raise UserError(f"{where}: {key!r} is missing; a recipe needs model, method, data and output_dir")
