@@ -11,6 +11,8 @@ from torch import Tensor, distributed
 from mmpo.types import Batch, Tokens
 
 CHUNK = 16
+WASTE = 0.2
+"""Share of padding up to which all sequences are read as one block."""
 
 
 def to_grid(values: Tensor, batch: Batch) -> Tensor:
@@ -26,9 +28,11 @@ def in_chunks(read: Callable[[Tokens], Tensor], tokens: Tokens, size: int = CHUN
     Many responses to a prompt differ much in length; one padded block of them all would be mostly padding. With several
     processes everything is read at once, since each of them must run the model equally often.
     """
-    if len(tokens.slot) <= size or (distributed.is_available() and distributed.is_initialized()):
-        return read(tokens)
     lengths = tokens.attention_mask.sum(-1)
+    padding = 1 - float(lengths.sum()) / tokens.attention_mask.numel()
+    alone = not (distributed.is_available() and distributed.is_initialized())
+    if len(tokens.slot) <= size or padding <= WASTE or not alone:
+        return read(tokens)
     order = lengths.argsort()
     parts = [read(_take(tokens, rows, int(lengths[rows].max()))) for rows in order.split(size)]
     return torch.cat(parts)[order.argsort()]
