@@ -42,7 +42,7 @@ STUDIES: dict[str, tuple[str, str]] = {
     "policy": (
         "A policy, end to end",
         "A decoder of about one million parameters from a config, trained as a language model and then tuned "
-        "on 800 judged pairs of answers (AlpacaEval). Its implicit reward is measured on held-out prompts "
+        "on judged pairs of answers to 488 prompts (AlpacaEval). Its implicit reward is measured on held-out prompts "
         "against the judge's probabilities. A model this small writes no sense; what is tested is the road "
         "and the calibration.",
     ),

@@ -34,8 +34,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "dpo": {"name": "dpo", "beta": 0.1},
     "mmpo": {"name": "mmpo", "gamma": "auto", "beta": 0.1},
 }
-TRAIN, HELD_OUT, LENGTH = 800, 400, 256
-EPOCHS = (1, 5)
+LENGTH = 256
+EPOCHS = (1, 3)
 SEEDS = (0, 1, 2)
 
 
@@ -101,7 +101,8 @@ def run(method: dict[str, Any], base: Path, seed: int, epochs: int, folder: Path
         {
             "model": str(base),
             "method": method,
-            "data": {"path": PAIRS, "split": "train", "limit": TRAIN},
+            "data": {"path": PAIRS, "split": "train"},
+            "shape": {"max_responses": 3},
             "output_dir": str(folder),
             "reference": "cached",
             "max_length": LENGTH,
@@ -115,14 +116,14 @@ def run(method: dict[str, Any], base: Path, seed: int, epochs: int, folder: Path
         }
     )
     train_recipe(recipe)
-    held_out = Source(PAIRS, split="validation", limit=HELD_OUT)
+    held_out = Source(PAIRS, split="validation")
     overall = evaluate_model(Scorer.load(str(folder)), held_out, folder / "report", name=str(folder))["overall"]
     return {metric: overall[metric]["value"] for metric in METRICS}
 
 
 def main() -> None:
-    data = load(Source(PAIRS, split="train", limit=TRAIN)).data
-    texts = [f"user: {d.prompt}\nassistant: {response}" for d in data for response in d.responses]
+    some = load(Source(PAIRS, split="train")).data[::20]
+    texts = [f"user: {d.prompt}\nassistant: {response}" for d in some for response in d.responses]
     runs: list[dict[str, Any]] = []
     for seed in SEEDS:
         with tempfile.TemporaryDirectory() as folder:
