@@ -433,5 +433,5 @@ def test_a_file_is_no_folder(tmp_path: Any) -> None:
     (tmp_path / "model.safetensors").write_text("")
     with pytest.raises(UserError, match="is a file; give the folder"):
         load_tokenizer(str(tmp_path / "model.safetensors"))
-    with pytest.raises(UserError, match="cannot load"):
+    with pytest.raises(UserError, match="cannot be loaded"):
         load_tokenizer(str(tmp_path))

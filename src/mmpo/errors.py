@@ -22,3 +22,8 @@ def nearest(word: str, known: Iterable[str], listed: Iterable[str] | None = None
         return f"Did you mean {close[0]!r}?"
     shown = known if listed is None else list(listed)
     return f"Known: {', '.join(sorted(shown))}{'' if listed is None else ', ...'}."
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, for a message of one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

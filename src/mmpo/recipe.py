@@ -16,7 +16,7 @@ from transformers.integrations import get_available_reporting_integrations, get_
 
 from mmpo.batch import Limits
 from mmpo.data import Source
-from mmpo.errors import OnBadRow, UserError, nearest
+from mmpo.errors import OnBadRow, UserError, first_line, nearest
 from mmpo.methods import CATALOGUE, build
 from mmpo.types import Method
 
@@ -117,7 +117,7 @@ class Recipe(BaseModel):
             args = TrainingArguments(**self.training)
             get_reporting_integration_callbacks(args.report_to)
         except (ValueError, TypeError, ImportError) as error:
-            raise UserError(f"recipe: {str(error).strip().splitlines()[0]}") from error
+            raise UserError(f"recipe: {first_line(error)}") from error
         for tracker in set(args.report_to) - set(get_available_reporting_integrations()) - {"flyte", "kubeflow"}:
             raise UserError(f"recipe: report_to names {tracker!r}, which is not installed; install it, or take it out")
         return args

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from mmpo.data.rows import BadRow
 from mmpo.data.source import Source
-from mmpo.errors import UserError
+from mmpo.errors import UserError, first_line
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
 _HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
@@ -112,7 +112,7 @@ def _loaded(suffix: str, path: str) -> Any:
         # Only an empty cell is missing: "NA" and "None" may be answers.
         return Dataset.from_csv(path, keep_in_memory=True, keep_default_na=False, na_values=[""])
     except (DatasetGenerationError, ValueError, OSError) as error:
-        raise UserError(f"{path}: cannot be read as {suffix[1:]} ({_first_line(error)})") from error
+        raise UserError(f"{path}: cannot be read as {suffix[1:]} ({first_line(error)})") from error
 
 
 def _saved(source: Source) -> Any:
@@ -121,7 +121,7 @@ def _saved(source: Source) -> Any:
     try:
         return _one_split(load_from_disk(source.path), source)
     except (FileNotFoundError, ValueError) as error:
-        raise UserError(f"{source.path}: no folder written by save_to_disk ({_first_line(error)})") from error
+        raise UserError(f"{source.path}: no folder written by save_to_disk ({first_line(error)})") from error
 
 
 def _hub(source: Source) -> Any:
@@ -131,7 +131,7 @@ def _hub(source: Source) -> Any:
         found = load_dataset(source.path, split=source.split)
     except Exception as error:  # the hub client raises many kinds, and all mean the same to the user
         raise UserError(
-            f"{source.path}: neither a file here nor a data set that the hub gave ({_first_line(error)}); check it"
+            f"{source.path}: neither a file here nor a data set that the hub gave ({first_line(error)}); check it"
         ) from error
     return found if source.split else _one_split(found, source)
 
@@ -147,7 +147,3 @@ def _one_split(found: Any, source: Source) -> Any:
     if name not in found:
         raise UserError(f"{source.path}: split is {name!r}; it has {', '.join(found)}; say which split")
     return found[name]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

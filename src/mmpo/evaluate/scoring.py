@@ -13,7 +13,7 @@ from transformers import AutoConfig
 from mmpo import scores
 from mmpo.batch import Collator, Example, Limits, encode_all
 from mmpo.batch.collate import by_length
-from mmpo.errors import OnBadRow, UserError
+from mmpo.errors import OnBadRow, UserError, first_line
 from mmpo.models import FrozenCopy, PolicyReader, RewardReader, load_policy, load_reward_model, load_tokenizer
 from mmpo.record import read_record
 from mmpo.types import Datum, Part, Reader, Score
@@ -123,7 +123,7 @@ def _task(name: str) -> str:
     try:
         architecture = (AutoConfig.from_pretrained(name).architectures or [""])[0]
     except (OSError, ValueError) as error:
-        raise UserError(f"model: cannot load {name!r}: {str(error).strip().splitlines()[0]}") from error
+        raise UserError(f"model: cannot load {name!r}: {first_line(error)}") from error
     if "SequenceClassification" in architecture:
         return "reward"
     if any(kind in architecture for kind in ("CausalLM", "LMHead", "ConditionalGeneration")):

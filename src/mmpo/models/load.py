@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from mmpo.errors import UserError, nearest
+from mmpo.errors import UserError, first_line, nearest
 
 
 def load_tokenizer(name: str, pad_token: str | None = None) -> Any:
@@ -96,7 +96,7 @@ def adapted(model: Any, lora: Mapping[str, Any], task: str) -> Any:
     try:
         return get_peft_model(model, LoraConfig(**{"target_modules": "all-linear", "task_type": kind, **lora}))
     except (ValueError, TypeError) as error:
-        raise UserError(f"lora: {str(error).strip().splitlines()[0]}") from error
+        raise UserError(f"lora: {first_line(error)}") from error
 
 
 def _dtype(name: str) -> torch.dtype:
@@ -115,7 +115,8 @@ def _found(load: Any, name: str, **options: Any) -> Any:
     try:
         return load(name, **options)
     except (OSError, ValueError) as error:
-        raise UserError(f"model: cannot load {name!r}: {str(error).strip().splitlines()[0]}") from error
+        what = name if path.is_dir() else f"there is no folder {name} here, and the hub id"
+        raise UserError(f"model: {what} cannot be loaded ({first_line(error)})") from error
     except RuntimeError as error:
         if "mismatch" not in str(error):
             raise
