@@ -311,3 +311,16 @@ def test_a_scaled_rope_survives(tokenizers: Callable[[str], Any], tmp_path: Path
     settings = json.loads((tmp_path / "config.json").read_text())
     assert settings["rope_theta"] == 3e4 and settings["rope_scaling"] == {"rope_type": "linear", "factor": 2.0}
     assert AutoModelForCausalLM.from_pretrained(tmp_path).config.rope_parameters == rope
+
+
+def test_a_policy_run_finds_its_reference_from_any_folder(
+    tiny_policy: Any, tiny_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tiny_policy(), tiny_tokenizer, tmp_path / "there" / "base")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "there")
+    args = TrainingArguments("run", max_steps=1, report_to="none", save_strategy="no", use_cpu=True, disable_tqdm=True)
+    train("base", methods.build("dpo"), data_of(), args, limits=Limits(64))
+    here = Scorer.load("run")(data_of()).rewards
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert Scorer.load("../there/run")(data_of()).rewards == here

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -130,12 +131,14 @@ def _leave_record(
     tested: list[str],
     metrics: dict[str, float],
 ) -> None:
+    base = setup.record["base_model"]
     record = {
         "identity": identity,
         "status": "finished",
         "name": folder.name,
         "versions": versions(),
         **setup.record,
+        "base_folder": os.path.relpath(base, folder) if Path(base).is_dir() else None,
         "score": part_record(setup.method.score),
         "target": part_record(setup.method.target),
         "prompts": len(setup.examples),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -75,7 +76,7 @@ class Scorer:
             if reference is not None:
                 raise UserError(f"{name} is scored by {type(score).__name__}, which needs no reference; leave it out")
             return cls(model, tokenizer, PolicyReader(), score, limits)
-        base = reference or record.get("base_model")
+        base = reference or _base(name, record)
         if base is None:
             raise UserError(
                 f"{name} is a policy: its implicit reward needs the model it was trained from; give --reference"
@@ -101,6 +102,13 @@ class Scorer:
                 k = len(examples[n].encoded.responses)
                 rewards[n], lengths[n] = said[row][:k], tokens[row][:k]
         return Scored([datum for datum, _ in kept], rewards, lengths, cuts.as_dict())
+
+
+def _base(name: str, record: dict[str, Any]) -> str | None:
+    """The model that a run started from; where its folder is not found from here, as it lies from the run's folder."""
+    base: str | None = record.get("base_model")
+    near = Path(name) / (record.get("base_folder") or "")
+    return str(near) if record.get("base_folder") and not Path(base or "").is_dir() and near.is_dir() else base
 
 
 def part_record(part: Part) -> dict[str, Any]:
