@@ -28,7 +28,7 @@ from mmpo.setup import bring_together
 from mmpo.types import Datum
 
 REPEATS = 3
-PROMPTS_A_STEP, STEPS = 4, 3
+PROMPTS_A_STEP, STEPS = 4, 2
 COMMON: dict[str, Any] = {
     "learning_rate": 1e-5,
     "report_to": "none",
