@@ -92,10 +92,14 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
 
 def write_card(folder: Path, record: dict[str, Any]) -> None:
     """Write README.md, the model card, from the record."""
+    data = record.get("data") or {}
+    named = [part["name"] for part in data.get("parts") or [data] if "name" in part]
+    # A hub id stands as it is; of a path only the file is for others to see.
+    sources = [Path(name).name if Path(name).exists() else name for name in named]
     environment = Environment(
         loader=PackageLoader("mmpo", "report"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    (folder / "README.md").write_text(environment.get_template("card.md.j2").render(**record))
+    (folder / "README.md").write_text(environment.get_template("card.md.j2").render(**record, sources=sources))
 
 
 def usage(tokenizer: Any, task: str) -> str:
