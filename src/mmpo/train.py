@@ -138,7 +138,7 @@ def _leave_record(
         "name": folder.name,
         "versions": versions(),
         **setup.record,
-        "base_folder": os.path.relpath(base, folder) if Path(base).is_dir() else None,
+        "base_folder": os.path.relpath(base, folder) if base and Path(base).is_dir() else None,
         "score": part_record(setup.method.score),
         "target": part_record(setup.method.target),
         "prompts": len(setup.examples),
