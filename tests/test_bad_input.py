@@ -281,7 +281,11 @@ def test_models_and_data_that_do_not_serve(
 
 def test_scores_do_not_go_into_a_folder(reward: str, tmp_path: Path, capsys: Any) -> None:
     line = refused_by(capsys, "score", reward, rows_file(tmp_path), "--out", str(tmp_path))
-    assert line == f"mmpo: {tmp_path}: Is a directory; choose another path"
+    assert line == f"mmpo: --out {tmp_path} is a folder; name a new .jsonl file"
+    rows = rows_file(tmp_path)
+    before = Path(rows).read_text()
+    assert "is the data itself" in refused_by(capsys, "score", reward, rows, "--out", rows)
+    assert Path(rows).read_text() == before
 
 
 def test_methods_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:

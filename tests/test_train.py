@@ -19,13 +19,14 @@ from transformers import TrainerCallback, TrainingArguments
 from mmpo import methods
 from mmpo.batch import Limits
 from mmpo.errors import UserError
+from mmpo.evaluate.scoring import Scorer
 from mmpo.loop import GradedTrainer
 from mmpo.models import FrozenCopy, PolicyReader, RewardReader
 from mmpo.recipe import Shape, make_recipe, read_recipe
 from mmpo.setup import bring_together, from_recipe
 from mmpo.train import train, train_recipe
 from mmpo.types import Datum, Judgement, Outcome
-from tiny import ROWS, batch_of, data_of, gradients, plain, rows_file, saved
+from tiny import ROWS, batch_of, data_of, gradients, minilm, plain, rows_file, saved
 
 LIMITS = Limits(64)
 
@@ -438,7 +439,7 @@ def test_objects_too_go_on_only_with_what_they_began_with(make: Any, tokenizer: 
         train(
             make("reward"), "mmpo_reward", data_of(), arguments(tmp_path, **args), callbacks=[Interrupt(3)], **options
         )
-    with pytest.raises(UserError, match=r"differs in data\)"):
+    with pytest.raises(UserError, match=r"differs in texts\)"):
         train(make("reward"), "mmpo_reward", data_of(ROWS[:5]), arguments(tmp_path, **args), **options)
     with pytest.raises(UserError, match=r"differs in arguments\.weight_decay\)"):
         train(make("reward"), "mmpo_reward", data_of(), arguments(tmp_path, **args, weight_decay=0.1), **options)
@@ -493,3 +494,49 @@ def test_label_smoothing_of_the_loop_would_do_nothing(make: Any, tokenizer: Any,
     args = arguments(tmp_path, label_smoothing_factor=0.1)
     with pytest.raises(UserError, match="label_smoothing_factor has no effect here"):
         train(make("reward"), "mmpo_reward", data_of(), args, tokenizer=tokenizer, limits=LIMITS)
+
+
+def test_a_folder_of_others_is_not_written_over(make: Any, tokenizer: Any, tmp_path: Path) -> None:
+    base, data = saved(make("reward"), tokenizer, tmp_path / "base"), rows_file(tmp_path)
+    before = (tmp_path / "base" / "config.json").read_text()
+    with pytest.raises(UserError, match=r"base holds config\.json, which is not of a run"):
+        train_recipe(recipe_in(tmp_path / "base", base, data))
+    assert (tmp_path / "base" / "config.json").read_text() == before
+
+
+def test_a_recipe_does_not_go_on_with_changed_data(make: Any, tokenizer: Any, tmp_path: Path) -> None:
+    base, data = saved(make("reward"), tokenizer, tmp_path / "base"), rows_file(tmp_path)
+    recipe = recipe_in(tmp_path / "run", base, data, save_strategy="steps", save_steps=2, max_steps=4)
+    with pytest.raises(KeyboardInterrupt):
+        train_recipe(recipe, [Interrupt(3)])
+    rows_file(tmp_path, ROWS[:4])
+    with pytest.raises(UserError, match=r"it differs in texts\)"):
+        train_recipe(recipe)
+    rows_file(tmp_path)
+    train_recipe(recipe)
+
+
+def test_a_sequence_longer_than_the_model_reads_is_named(make: Any, tokenizer: Any, tmp_path: Path) -> None:
+    model = make("reward")
+    most = model.config.max_position_embeddings
+    long = [Datum("d", "word " * 2 * most, ("yes", "no"), grades=(1.0, 0.0))]
+    with pytest.raises(UserError, match=rf"and the model reads {most}; set max_length: {most}"):
+        train(model, "mmpo_reward", long, arguments(tmp_path), tokenizer=tokenizer, limits=Limits(32 * most))
+
+
+def test_an_encoder_is_no_policy(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is an encoder and cannot write; a policy needs a decoder"):
+        train(minilm(), "mmpo", data_of(), arguments(tmp_path), limits=LIMITS)
+
+
+def test_a_checkpoint_is_read_as_its_run_is(make: Any, tokenizer: Any, tmp_path: Path) -> None:
+    args = arguments(tmp_path, max_steps=2, save_strategy="steps", save_steps=2)
+    train(make("policy"), "simpo", data_of(), args, tokenizer=tokenizer, limits=LIMITS)
+    whole, checkpoint = (Scorer.load(str(path)) for path in (tmp_path, tmp_path / "checkpoint-2"))
+    assert checkpoint.score == whole.score and checkpoint.limits == whole.limits
+    assert checkpoint(data_of()).rewards == whole(data_of()).rewards
+    (tmp_path / "config.json").unlink()
+    record = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps({**record, "status": "started"}))
+    with pytest.raises(UserError, match="holds a run that is not finished"):
+        Scorer.load(str(tmp_path))

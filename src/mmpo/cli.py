@@ -127,7 +127,7 @@ def doctor(
 def score(
     model: Annotated[str, typer.Argument(help="Folder of a trained model, or a hub id.")],
     data: Data,
-    out: Annotated[Path, typer.Option(help="A .jsonl file: the rows with model_scores, one number a response.")],
+    out: Annotated[Path, typer.Option(help="A .jsonl file: prompt, responses, feedback and model_scores.")],
     reference: Reference = None,
     beta: Beta = None,
     max_length: Length = None,
@@ -143,6 +143,8 @@ def score(
     from mmpo.data import load, to_row
     from mmpo.evaluate.scoring import Scorer
 
+    if out.is_dir() or out.resolve() in {Path(path).resolve() for path in data}:
+        raise UserError(f"--out {out} is {'a folder' if out.is_dir() else 'the data itself'}; name a new .jsonl file")
     sources = [replace(source, feedback="optional") for source in _sources(data, split, margin, grade)]
     loaded = load(sources, on_bad_row=on_bad_row)
     scorer = Scorer.load(
@@ -254,6 +256,9 @@ def _run(command: Callable[[], Any]) -> None:
     except UserError as error:
         print(f"mmpo: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nmmpo: stopped; the same command goes on from the last checkpoint, if there is one", file=sys.stderr)
+        sys.exit(130)
     except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
         print(f"mmpo: {error.filename}: {error.strerror}; choose another path", file=sys.stderr)
         sys.exit(2)

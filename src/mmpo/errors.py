@@ -17,11 +17,11 @@ class UserError(Exception):
 def nearest(word: str, known: Iterable[str], listed: Iterable[str] | None = None) -> str:
     """A hint for a mistyped word: "Did you mean 'x'?", or what is known (``listed``, where that is long)."""
     known = list(known)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6) or [name for name in known if f"_{word}" in name]
     if close:
         return f"Did you mean {close[0]!r}?"
     shown = known if listed is None else list(listed)
-    return f"Known: {', '.join(sorted(shown))}{'' if listed is None else ', ...'}."
+    return f"Known: {', '.join(sorted(shown))}{'' if listed is None else ' and others'}."
 
 
 def first_line(error: BaseException) -> str:

@@ -27,11 +27,22 @@ def versions() -> dict[str, str]:
 
 
 def check_folder(folder: Path, identity: dict[str, Any]) -> None:
-    """Raise UserError if an output folder holds the results of another run; a run that never began is no result."""
+    """Raise UserError if an output folder holds another run, or anything that this run would write over.
+
+    A run that never took a step is no result. Of the recorded identity only the keys of ``identity`` count, so that the
+    folder can be checked before the data are read.
+    """
     record = read_record(folder)
     if not record:
+        theirs = [name for name in ("config.json", "README.md", "model.safetensors") if (folder / name).exists()]
+        if theirs:
+            raise UserError(
+                f"output_dir: {folder} holds {theirs[0]}, which is not of a run of mmpo and would be written over; "
+                "choose another output_dir"
+            )
         return
-    before, now = record.get("identity") or {}, json.loads(json.dumps(identity))
+    now = json.loads(json.dumps(identity))
+    before = {key: value for key, value in (record.get("identity") or {}).items() if key in now}
     begun = record.get("status") != "started" or list(folder.glob("checkpoint-*"))
     if not begun or (before == now and record["status"] == "started"):
         return
@@ -75,11 +86,11 @@ def fingerprint(data: Sequence[Datum]) -> str:
     return f"{len(data)} prompts, {name.hexdigest()}"
 
 
-def open_record(folder: Path, identity: dict[str, Any]) -> None:
-    """Claim an output folder for a run."""
+def open_record(folder: Path, identity: dict[str, Any], known: dict[str, Any]) -> None:
+    """Claim an output folder for a run, with what is known of it before its first step."""
     check_folder(folder, identity)
     folder.mkdir(parents=True, exist_ok=True)
-    write_record(folder, {"identity": identity, "status": "started", "versions": versions()})
+    write_record(folder, {"identity": identity, "status": "started", "versions": versions(), **known})
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from mmpo.models import AdapterOff, FrozenCopy, PolicyReader, Reference, RewardR
 from mmpo.models.load import (
     adapted,
     as_reward_model,
+    check_length,
     fitted,
     load_policy,
     load_reward_model,
@@ -29,6 +30,7 @@ from mmpo.models.load import (
     without_dropout,
 )
 from mmpo.recipe import Recipe, Shape, check_reference
+from mmpo.record import fingerprint
 from mmpo.types import Datum, Method, Reader
 
 DEFAULT_LIMITS = Limits()
@@ -54,7 +56,11 @@ class Setup:
 
     def with_account(self, given: Gathered, held_out: Gathered) -> Setup:
         """The same, with what became of the data before they came here."""
-        self.record |= {"data": given.record, "eval_data": held_out.record if held_out.data else None}
+        self.record |= {
+            "data": given.record,
+            "eval_data": held_out.record if held_out.data else None,
+            "texts": [given.fingerprint, held_out.fingerprint],
+        }
         self.account[:0] = given.account + [f"eval_data: {line}" for line in held_out.account]
         return self
 
@@ -72,6 +78,11 @@ class Gathered:
     record: dict[str, Any]
     account: list[str]
     offset: bool = False
+
+    @property
+    def fingerprint(self) -> str:
+        """A short name for exactly these data."""
+        return fingerprint(self.data)
 
 
 def gather(
@@ -171,6 +182,10 @@ def bring_together(
     kind = _reference_kind(method, model, reference)
     examples, cuts = prepare(data, tokenizer, limits, on_bad_row)
     stated = check_needs(method, examples, offset)
+    collator = Collator.of(tokenizer)
+    check_length(model, tokenizer, collator.longest(examples))
+    if method.task == "policy" and collator.frame is not None and not model.config.is_decoder:
+        raise UserError(f"{name} is an encoder and cannot write; a policy needs a decoder, or take method mmpo_reward")
     eval_examples, eval_cuts = prepare(eval_data, tokenizer, limits, on_bad_row) if eval_data else ([], None)
     if kind == "cached":
         with autocast:

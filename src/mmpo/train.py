@@ -19,7 +19,7 @@ from mmpo.evaluate.scoring import part_record
 from mmpo.loop import GradedTrainer
 from mmpo.models.save import save
 from mmpo.recipe import Recipe, Shape
-from mmpo.record import check_folder, fingerprint, open_record, usage, versions, write_card, write_record
+from mmpo.record import check_folder, open_record, usage, versions, write_card, write_record
 from mmpo.setup import Setup, bring_together, from_recipe, gather
 from mmpo.types import Method
 
@@ -54,8 +54,7 @@ def train(
     setup = bring_together(model, method, given.data, held_out.data, offset=given.offset, args=args, **options)
     identity = {
         **{key: setup.record[key] for key in ("base_model", "method", "reference", "lora", "limits")},
-        "data": fingerprint(given.data),
-        "eval_data": fingerprint(held_out.data),
+        "texts": [given.fingerprint, held_out.fingerprint],
         "arguments": json.loads(args.to_json_string()),
     }
     return fit(setup.with_account(given, held_out), args, identity, callbacks)
@@ -66,7 +65,8 @@ def train_recipe(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> G
     identity = recipe.model_dump(mode="json")
     check_folder(recipe.output_dir, identity)
     args = recipe.arguments()
-    return fit(from_recipe(recipe), args, identity, callbacks)
+    setup = from_recipe(recipe)
+    return fit(setup, args, {**identity, "texts": setup.record["texts"]}, callbacks)
 
 
 def fit(
@@ -77,9 +77,9 @@ def fit(
     first = args.process_index == 0
     for line in setup.account if first else ():
         print(line)
-    tested = self_test(setup)
+    known = _known(setup, folder, self_test(setup))
     if first:
-        open_record(folder, identity)
+        open_record(folder, identity, known)
     trainer = GradedTrainer(
         setup.model,
         args,
@@ -107,7 +107,7 @@ def fit(
     elif first:
         save(trainer.accelerator.unwrap_model(trainer.model), setup.tokenizer, folder)
     if first:
-        _leave_record(setup, trainer, folder, identity, tested, metrics)
+        _leave_record(trainer, folder, identity, known, metrics)
     trainer.accelerator.wait_for_everyone()
     return trainer
 
@@ -123,33 +123,35 @@ def self_test(setup: Setup) -> list[str]:
     return [str(finding) for finding in findings]
 
 
-def _leave_record(
-    setup: Setup,
-    trainer: GradedTrainer,
-    folder: Path,
-    identity: dict[str, Any],
-    tested: list[str],
-    metrics: dict[str, float],
-) -> None:
+def _known(setup: Setup, folder: Path, tested: list[str]) -> dict[str, Any]:
+    """What is known of a run before its first step."""
     base = setup.record["base_model"]
-    record = {
-        "identity": identity,
-        "status": "finished",
+    return {
         "name": folder.name,
-        "versions": versions(),
         **setup.record,
         "base_folder": os.path.relpath(base, folder) if base and Path(base).is_dir() else None,
         "score": part_record(setup.method.score),
         "target": part_record(setup.method.target),
         "prompts": len(setup.examples),
+        "self_test": tested,
+        "citation": methods.cite(setup.method),
+        "usage": usage(setup.tokenizer, setup.method.task),
+    }
+
+
+def _leave_record(
+    trainer: GradedTrainer, folder: Path, identity: dict[str, Any], known: dict[str, Any], metrics: dict[str, float]
+) -> None:
+    record = {
+        "identity": identity,
+        "status": "finished",
+        "versions": versions(),
+        **known,
         "seed": trainer.args.seed,
         "arguments": trainer.args.to_sanitized_dict(),
         "steps": trainer.state.global_step,
         "epochs": round(trainer.state.epoch or 0.0, 4),
-        "self_test": tested,
         "metrics": metrics,
-        "citation": methods.cite(setup.method),
-        "usage": usage(setup.tokenizer, setup.method.task),
     }
     write_record(folder, record)
     write_card(folder, record)

@@ -81,6 +81,12 @@ class Collator:
     def __call__(self, examples: Sequence[Example]) -> dict[str, Batch]:
         return {"batch": self.batch(examples)}
 
+    def longest(self, examples: Sequence[Example]) -> int:
+        """Tokens of the longest sequence, special tokens of a text pair included."""
+        frame = self.frame or Frame((), (), (), 0)
+        around = len(frame.head) + len(frame.middle) + len(frame.tail)
+        return max((example.length for example in examples), default=0) + around
+
     def batch(self, examples: Sequence[Example]) -> Batch:
         stated = stack([example.evidence for example in examples])
         known = [example.ref_logps for example in examples]

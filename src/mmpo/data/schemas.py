@@ -89,7 +89,11 @@ def responses_row(row: Row, source: Source) -> Datum:
     if grades is None and not stated and source.feedback == "required":
         if row.has("preferred"):
             raise BadRow("no majority", "preferred is null and nothing else is stated; give votes or a preference")
-        raise BadRow("no feedback", "there is no feedback; give scores, ranks, votes, p_first, preferred or pairwise")
+        seen = ", ".join(sorted(row.columns - row.used)) or "none"
+        raise BadRow(
+            "no feedback",
+            f"there is no feedback; give scores, ranks, votes, p_first, preferred or pairwise (other columns: {seen})",
+        )
     return Datum("", prompt, responses, grades, pairs(row, n), stated, by_annotator, ranked=ranked)
 
 

@@ -16,6 +16,7 @@ from mmpo.batch import Collator, Example, Limits, encode_all
 from mmpo.batch.collate import by_length
 from mmpo.errors import OnBadRow, UserError, first_line
 from mmpo.models import FrozenCopy, PolicyReader, RewardReader, load_policy, load_reward_model, load_tokenizer
+from mmpo.models.load import check_length
 from mmpo.record import read_record
 from mmpo.types import Datum, Part, Reader, Score
 
@@ -57,7 +58,11 @@ class Scorer:
         A folder written by ``mmpo train`` remembers its task, reference, score and limits in run.json; arguments given
         here win. Another causal language model needs a ``reference`` for its implicit reward (and takes beta 0.1).
         """
-        record = read_record(name)
+        record = read_record(Path(name).parent if Path(name).name.startswith("checkpoint-") else name)
+        if record.get("status") == "started" and not (Path(name) / "config.json").exists():
+            raise UserError(
+                f"{name} holds a run that is not finished; train it to its end, or give one of its checkpoints"
+            )
         recorded = record.get("limits", {})
         limits = Limits(
             recorded.get("max_length", 1024) if max_length is None else max_length,
@@ -90,6 +95,7 @@ class Scorer:
         kept, cuts = encode_all(data, self.tokenizer, self.limits, on_bad_row)
         examples = [Example.of(datum, encoded) for datum, encoded in kept]
         collator = Collator.of(self.tokenizer)
+        check_length(self.model, self.tokenizer, collator.longest(examples))
         device = next(self.model.parameters()).device
         self.model.eval()
         rewards: list[list[float]] = [[]] * len(examples)

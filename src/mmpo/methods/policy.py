@@ -14,8 +14,8 @@ def mmpo(gamma: float = 2.2, beta: float = 0.1) -> Method:
     """Margin matching: the graded gap becomes a soft target, and the implicit reward margin matches it.
 
     Take it first where responses have grades, votes or probabilities. gamma says how many logits one point of quality
-    is worth: 2.2 fits ratings from 1 to 10 as in the paper; ``mmpo inspect --gamma auto`` fits or proposes one for
-    your data. The paper trains with beta 0.01 and gamma 0.3 to 2.2.
+    is worth. The paper trains on ratings from 1 to 10 with gamma 0.3 to 2.2 and beta 0.01; at 2.2 wide gaps are as good
+    as hard labels, so let ``gamma: auto`` or ``mmpo inspect`` fit or propose one for your data.
     """
     return Method(BradleyTerry(gamma), LogRatio(beta), Logistic())
 

@@ -73,6 +73,13 @@ def as_reward_model(model: Any, tokenizer: Any) -> Any:
     return fitted(model, tokenizer)
 
 
+def check_length(model: Any, tokenizer: Any, longest: int) -> None:
+    """Raise UserError where a sequence is longer than the model can read."""
+    most = min(getattr(model.config.get_text_config(), "max_position_embeddings", longest), tokenizer.model_max_length)
+    if longest > most:
+        raise UserError(f"the longest sequence has {longest} tokens and the model reads {most}; set max_length: {most}")
+
+
 def without_dropout(model: Any) -> Any:
     """The model with every dropout set to 0, so that policy and reference agree in training as in evaluation."""
     for module in model.modules():
