@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 from transformers import TrainingArguments, set_seed
 
 from mmpo import methods
 from mmpo.batch import Collator, Example, Limits, prepare
-from mmpo.batch.collate import by_length
-from mmpo.data import cap_pairs, cap_responses, fit_gamma, load, merge, rescale, shuffle_responses, spread
-from mmpo.data.ledger import in_words
+from mmpo.data import fit_gamma
 from mmpo.errors import OnBadRow, UserError
-from mmpo.models import AdapterOff, FrozenCopy, PolicyReader, Reference, RewardReader
+from mmpo.gather import Gathered, gather
+from mmpo.models import AdapterOff, FrozenCopy, PolicyReader, Reference, RewardReader, cache_reference
 from mmpo.models.load import (
     adapted,
     as_reward_model,
@@ -29,8 +27,7 @@ from mmpo.models.load import (
     with_pad_token,
     without_dropout,
 )
-from mmpo.recipe import Recipe, Shape, check_reference
-from mmpo.record import fingerprint
+from mmpo.recipe import Recipe, check_reference
 from mmpo.types import Datum, Method, Reader
 
 DEFAULT_LIMITS = Limits()
@@ -63,48 +60,6 @@ class Setup:
         }
         self.account[:0] = given.account + [f"eval_data: {line}" for line in held_out.account]
         return self
-
-
-@dataclass(frozen=True)
-class Gathered:
-    """Data in the shape that training takes, and the account of what became of them on the way.
-
-    ``merged`` are the data before they were rescaled and capped. ``offset`` says that the column margin was declared an
-    additive offset.
-    """
-
-    data: list[Datum]
-    merged: list[Datum]
-    record: dict[str, Any]
-    account: list[str]
-    offset: bool = False
-
-    @property
-    def fingerprint(self) -> str:
-        """A short name for exactly these data."""
-        return fingerprint(self.data)
-
-
-def gather(
-    sources: Any, shape: Shape, seed: int, on_bad_row: OnBadRow = "error", like: Gathered | None = None
-) -> Gathered:
-    """Load and shape data: anything ``mmpo.data.load`` takes, or a list of Datum.
-
-    Held-out data take the scale of the training data, ``like``, and keep all their comparisons.
-    """
-    if isinstance(sources, list | tuple) and all(isinstance(item, Datum) for item in sources):
-        raw, record, account, offset = list(sources), {"data": len(sources)}, [], False
-    else:
-        loaded = load(sources, on_bad_row=on_bad_row, seed=seed)
-        raw, record, account = loaded.data, loaded.ledger.as_dict(), loaded.ledger.summary()
-        offset = "offset" in loaded.ledger.provides
-    merged, counts = merge(raw)
-    data, done = shaped(
-        merged, shape if like is None else Shape(rescale=shape.rescale), seed, like.merged if like else None
-    )
-    done = {"merging": counts, **done}
-    account = account + [line for step, told in done.items() for line in in_words(step, told)]
-    return Gathered(data, merged, {**record, "shaping": done}, account, offset)
 
 
 def from_recipe(recipe: Recipe) -> Setup:
@@ -228,23 +183,6 @@ def _model(model: Any, tokenizer: Any, task: str, dtype: str | None) -> Any:
     return (as_reward_model if task == "reward" else fitted)(model, tokenizer)
 
 
-def shaped(
-    data: Sequence[Datum], shape: Shape, seed: int, like: Sequence[Datum] | None = None
-) -> tuple[list[Datum], dict[str, dict[str, int]]]:
-    """Apply a shape to merged data; what each step did is counted. The scale of the grades is that of ``like``."""
-    out = list(data)
-    done: dict[str, dict[str, int]] = {}
-    if shape.rescale is not None:
-        out, done["rescale"] = rescale(out, shape.rescale, like), {shape.rescale: len(out)}
-    if shape.spread is not None:
-        out, done["spread"] = spread(out, shape.spread, seed)
-    if shape.max_responses is not None:
-        out, done["max_responses"] = cap_responses(out, shape.max_responses, seed)
-    if shape.max_pairs is not None:
-        out, done["max_pairs"] = cap_pairs(out, shape.max_pairs, seed)
-    return shuffle_responses(out, seed), done
-
-
 def built(recipe_method: Mapping[str, Any], data: Sequence[Datum]) -> tuple[Method, dict[str, Any] | None]:
     """The method of a recipe; ``gamma: auto`` is fitted to the data, and how is returned beside it."""
     name, parameters = recipe_method["name"], {k: v for k, v in recipe_method.items() if k != "name"}
@@ -288,23 +226,6 @@ def check_needs(method: Method, examples: Sequence[Example], offset: bool = Fals
 
 def _pairs(entries: Iterable[torch.Tensor]) -> int:
     return sum(int(entry.sum()) for entry in entries) // 2
-
-
-@torch.no_grad()
-def cache_reference(model: Any, examples: Sequence[Example], tokenizer: Any) -> list[Example]:
-    """Examples with the reference's log-probs, computed once from the model as it stands, adapter off."""
-    reference: Reference = AdapterOff() if hasattr(model, "disable_adapter") else FrozenCopy(model)
-    collator = Collator.of(tokenizer)
-    device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    out: list[Example] = list(examples)
-    for chunk in tqdm(by_length(examples), desc="reference log-probs", unit="batch"):
-        logps = reference(model, collator.batch([examples[n] for n in chunk]).to(device)).cpu()
-        for row, n in zip(logps, chunk, strict=True):
-            out[n] = replace(examples[n], ref_logps=row[: len(examples[n].encoded.responses)])
-    model.train(was_training)
-    return out
 
 
 def _reference_kind(method: Method, model: Any, given: str | Reference | None) -> str | None:

@@ -16,11 +16,12 @@ from mmpo import methods
 from mmpo.doctor import examine
 from mmpo.errors import UserError
 from mmpo.evaluate.scoring import part_record
+from mmpo.gather import gather
 from mmpo.loop import GradedTrainer
 from mmpo.models.save import save
 from mmpo.recipe import Recipe, Shape
 from mmpo.record import check_folder, open_record, usage, versions, write_card, write_record
-from mmpo.setup import Setup, bring_together, from_recipe, gather
+from mmpo.setup import Setup, bring_together, from_recipe
 from mmpo.types import Method
 
 

@@ -1,7 +1,7 @@
 """Everything learned: Batch -> Reading."""
 
 from mmpo.models.load import load_policy, load_reward_model, load_tokenizer
-from mmpo.models.policy import AdapterOff, FrozenCopy, PolicyReader, Reference
+from mmpo.models.policy import AdapterOff, FrozenCopy, PolicyReader, Reference, cache_reference
 from mmpo.models.reward import RewardReader
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "PolicyReader",
     "Reference",
     "RewardReader",
+    "cache_reference",
     "load_policy",
     "load_reward_model",
     "load_tokenizer",

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import inspect
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from tqdm.auto import tqdm
 
+from mmpo.batch.collate import Collator, Example, by_length
 from mmpo.models.grid import in_chunks, to_grid
 from mmpo.types import Batch, Reading, Tokens
 
@@ -100,3 +103,20 @@ class PolicyReader:
             ref_logps=ref,
             lengths=to_grid(batch.tokens.response_mask.sum(-1), batch),
         )
+
+
+@torch.no_grad()
+def cache_reference(model: Any, examples: Sequence[Example], tokenizer: Any) -> list[Example]:
+    """Examples with the reference's log-probs, computed once from the model as it stands, adapter off."""
+    reference: Reference = AdapterOff() if hasattr(model, "disable_adapter") else FrozenCopy(model)
+    collator = Collator.of(tokenizer)
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    out: list[Example] = list(examples)
+    for chunk in tqdm(by_length(examples), desc="reference log-probs", unit="batch"):
+        logps = reference(model, collator.batch([examples[n] for n in chunk]).to(device)).cpu()
+        for row, n in zip(logps, chunk, strict=True):
+            out[n] = replace(examples[n], ref_logps=row[: len(examples[n].encoded.responses)])
+    model.train(was_training)
+    return out
