@@ -1,7 +1,7 @@
 """``python -m bench``: training speed against TRL, both sides in one run, alternating; writes docs/performance.md.
 
-Same model, rows, optimiser, precision (fp32) and batch; no gradient checkpointing; a live reference. ``pairs`` has two
-graded responses a prompt. ``K = 4`` has four: TRL gets the six pairs, as it has no other way to see all comparisons.
+Same model, rows, optimiser, precision (fp32) and batch; no gradient checkpointing; a live reference. DPO on two graded
+responses a prompt, and on four: TRL gets the six pairs, as it has no other way to see all comparisons.
 """
 
 from __future__ import annotations
