@@ -137,11 +137,11 @@ def bring_together(
     kind = _reference_kind(method, model, reference)
     examples, cuts = prepare(data, tokenizer, limits, on_bad_row)
     stated = check_needs(method, examples, offset)
+    eval_examples, eval_cuts = prepare(eval_data, tokenizer, limits, on_bad_row) if eval_data else ([], None)
     collator = Collator.of(tokenizer)
-    check_length(model, tokenizer, collator.longest(examples))
+    check_length(model, tokenizer, collator.longest([*examples, *eval_examples]))
     if method.task == "policy" and collator.frame is not None and not model.config.is_decoder:
         raise UserError(f"{name} is an encoder and cannot write; a policy needs a decoder, or take method mmpo_reward")
-    eval_examples, eval_cuts = prepare(eval_data, tokenizer, limits, on_bad_row) if eval_data else ([], None)
     if kind == "cached":
         with autocast:
             examples = cache_reference(model, examples, tokenizer)

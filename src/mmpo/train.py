@@ -52,13 +52,14 @@ def train(
     shape, on_bad_row = shape or Shape(), options.get("on_bad_row", "error")
     given = gather(data, shape, args.seed, on_bad_row)
     held_out = gather(eval_data, shape, args.seed, on_bad_row, like=given)
-    setup = bring_together(model, method, given.data, held_out.data, offset=given.offset, args=args, **options)
+    setup = bring_together(
+        model, method, given.data, held_out.data, offset=given.offset, args=args, **options
+    ).with_account(given, held_out)
     identity = {
-        **{key: setup.record[key] for key in ("base_model", "method", "reference", "lora", "limits")},
-        "texts": [given.fingerprint, held_out.fingerprint],
+        **{key: setup.record[key] for key in ("base_model", "method", "reference", "lora", "limits", "texts")},
         "arguments": json.loads(args.to_json_string()),
     }
-    return fit(setup.with_account(given, held_out), args, identity, callbacks)
+    return fit(setup, args, identity, callbacks)
 
 
 def train_recipe(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> GradedTrainer:

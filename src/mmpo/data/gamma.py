@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from mmpo.data.compared import Compared, Floats, Opinions
 from mmpo.data.gamma_note import note
@@ -118,8 +118,9 @@ def tail(gap: Floats) -> float | None:
     return float(np.quantile(size, 0.95) / np.median(size)) if len(size) else None
 
 
-def sigmoid(x: Floats) -> Floats:
-    return np.asarray(0.5 * (1 + np.tanh(0.5 * x)))
+def sigmoid(x: ArrayLike) -> Floats:
+    """1 / (1 + exp(-x)) in double precision, without overflow."""
+    return np.asarray(np.exp(-np.logaddexp(0.0, -np.asarray(x, float))))
 
 
 # ---------------------------------------------------------------------------------------------- what is fitted

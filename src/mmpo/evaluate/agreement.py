@@ -9,12 +9,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mmpo.data.gamma import sigmoid
+
 Floats = NDArray[np.float64]
-
-
-def sigmoid(m: ArrayLike) -> Floats:
-    """The probability that the model gives to i, without overflow."""
-    return np.asarray(np.exp(-np.logaddexp(0.0, -np.asarray(m, float))))
 
 
 def accuracy(p: ArrayLike, m: ArrayLike) -> Floats:

@@ -13,7 +13,8 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mmpo.evaluate.agreement import Floats, agreement, sigmoid
+from mmpo.data.gamma import sigmoid
+from mmpo.evaluate.agreement import Floats, agreement
 from mmpo.evaluate.comparisons import Comparisons
 from mmpo.evaluate.resample import by_group, resample
 

@@ -71,7 +71,7 @@ class Scorer:
         tokenizer = load_tokenizer(name, pad_token)
         score = _score(record, beta)
         device = torch.accelerator.current_accelerator() or torch.device("cpu")
-        if record.get("task", _task(name)) == "reward":
+        if (record.get("task") or _task(name)) == "reward":
             if reference is not None or beta is not None:
                 raise UserError(f"{name} is a reward model: it has no reference and no beta")
             model = load_reward_model(name, tokenizer, dtype=dtype).to(device)
