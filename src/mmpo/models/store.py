@@ -131,7 +131,7 @@ def _sum(tensor: Tensor) -> str:
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config, and those nested in it, without what cannot change the logits and older names of what is in rope_parameters."""
+    """The config without what cannot change the logits and without older names of what is in rope_parameters."""
     rope = config.get("rope_parameters") or {}
     left_out = _NEUTRAL | {name for key in rope for name in OLDER_ROPE.get(key, ()) if config.get(name) == rope[key]}
     return {
