@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from mmpo.batch import Collator, Example
-from mmpo.models import PolicyReader
+from mmpo.batch import Example
+from mmpo.models import PolicyReader, packed
 from mmpo.setup import Setup
 from mmpo.types import Batch, Datum, Reading
 
@@ -55,7 +55,7 @@ def examine(setup: Setup, prompts: int = 4) -> list[Finding]:
 
 
 def _batch(setup: Setup, examples: Sequence[Example]) -> Batch:
-    return Collator.of(setup.tokenizer).batch(examples).to(next(setup.model.parameters()).device)
+    return setup.collator.batch(examples).to(next(setup.model.parameters()).device)
 
 
 def _tolerance(setup: Setup) -> float:
@@ -94,20 +94,22 @@ def _finite(reading: Reading) -> Finding:
 
 
 def _alone(setup: Setup, reading: Reading) -> Finding:
-    """Padding must not change what the model says: the shortest response of each prompt alone against all together."""
+    """Neither neighbours nor padding may change what the model says: the shortest response of each prompt alone, on the
+    path that every model can take, against all together."""
     examples = setup.examples[: len(reading.mask)]
     shortest = [min(range(len(e.encoded.responses)), key=lambda i: len(e.encoded.responses[i])) for e in examples]
-    alone = torch.cat(
-        [_said(setup.reader(setup.model, _single(setup, e, i))) for e, i in zip(examples, shortest, strict=True)]
-    )
+    with packed.set_aside(setup.model):
+        alone = torch.cat(
+            [_said(setup.reader(setup.model, _single(setup, e, i))) for e, i in zip(examples, shortest, strict=True)]
+        )
     together = _said(reading)[range(len(examples)), shortest]
     gap = float((together - alone[:, 0]).abs().max()) / _scale(alone)
     return Finding(
-        "padded = alone",
+        "together = alone",
         gap <= _tolerance(setup),
         f"largest relative difference {gap:.1e}",
-        "the model ignores its attention mask, or reads padding; check pad_token. In half precision rounding alone can "
-        "do it",
+        "the model ignores its attention mask, or reads padding; check pad_token, or take layout: padded. In half "
+        "precision rounding alone can do it",
         fatal=_full(setup),
     )
 

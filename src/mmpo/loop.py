@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 import transformers
+from torch.utils.data import Sampler
 from transformers import TrainingArguments
+from transformers.trainer_pt_utils import BatchRebalanceSampler
 from transformers.trainer_utils import EvalLoopOutput
 
 from mmpo.batch import Collator, Example
 from mmpo.errors import UserError
 from mmpo.evaluate.running import Tally
+from mmpo.models import packed
 from mmpo.types import Batch, Method, Outcome, Reader
 
 
 class GradedTrainer(transformers.Trainer):
     """transformers.Trainer on graded feedback. ``per_device_train_batch_size`` counts prompts.
+
+    A batch comes as micro-batches of a few thousand tokens. They are read and differentiated one after the other; the
+    gradient is the mean over all prompts of the step, whatever process or micro-batch they came in.
 
     Args:
         model: the policy or the reward model.
@@ -35,46 +42,111 @@ class GradedTrainer(transformers.Trainer):
         method: Method,
         reader: Reader,
         tokenizer: Any,
+        data_collator: Collator | None = None,
         train_dataset: Sequence[Example] | None = None,
         eval_dataset: Sequence[Example] | dict[str, Sequence[Example]] | None = None,
         **further: Any,
     ) -> None:
         if args.label_smoothing_factor:
             raise UserError("label_smoothing_factor has no effect here; take method cdpo, whose eps smooths labels")
+        backend = args.torch_compile_backend
+        if args.torch_compile and packed.compile_layers(model, backend, args.torch_compile_mode):
+            # The layers are compiled already, each once for rows of any length; the Trainer must not do it again.
+            args.torch_compile_backend = "no"
         super().__init__(
             model=model,
             args=args,
-            data_collator=Collator.of(tokenizer),
+            data_collator=data_collator or Collator.of(tokenizer),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=tokenizer,
             **further,
         )
+        args.torch_compile_backend = backend
         self.method, self.reader = method, reader
         self.tallies = {"train": Tally(), "eval": Tally()}
-        # The loss is already a mean over prompts; the Trainer divides it by the accumulation steps.
-        self.model_accepts_loss_kwargs = False
+        # compute_loss divides by the prompts of the whole step itself.
+        self.loss_is_scaled_for_ga = True
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+        """Several processes share the prompts that one process would take for a step, each about as many tokens."""
+        examples = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.world_size == 1 or self.args.train_sampling_strategy != "random":
+            return super()._get_train_sampler(train_dataset)
+        processes, parts = self.args.world_size, self.args.gradient_accumulation_steps
+        return BatchRebalanceSampler(
+            lengths=[self.data_collator.cost(example) for example in examples],
+            effective_batch_size=self.args.train_batch_size * parts * processes,
+            dp_size=processes,
+            grad_accum=parts,
+            rank=self.args.process_index,
+            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            drop_last=self.args.dataloader_drop_last,
+        )
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], int]:
+        """The batches of a step, and how many prompts they hold on all processes."""
+        samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        prompts = torch.tensor(sum(len(batch) for inputs in samples for batch in inputs["batch"]))
+        return samples, int(self._across(prompts))
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """Forward and backward of each micro-batch; gradients are exchanged with the last one."""
+        parts = self._as_many_everywhere([{"batch": batch, "counts": True} for batch in inputs["batch"]])
+        losses = []
+        for n, part in enumerate(parts, start=1):
+            with nullcontext() if n == len(parts) else self._more_to_come(model):
+                losses.append(super().training_step(model, part, num_items_in_batch))
+        return torch.stack(losses).sum()
+
+    @contextmanager
+    def _more_to_come(self, model: Any) -> Iterator[None]:
+        state = self.accelerator.gradient_state
+        was = state.sync_gradients
+        state._set_sync_gradients(False)
+        try:
+            with self.accelerator.no_sync(model):
+                yield
+        finally:
+            state._set_sync_gradients(was)
+
+    def _as_many_everywhere(self, parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Where weights are gathered for every forward, all processes must run the model equally often.
+
+        The last micro-batch is then read again, and does not count.
+        """
+        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            return parts
+        most = int(self.accelerator.gather(torch.tensor([len(parts)], device=self.args.device)).max())
+        return parts + [{**parts[-1], "counts": False}] * (most - len(parts))
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        outcome = self.outcome(model, inputs["batch"])
-        return (outcome.loss, outcome) if return_outputs else outcome.loss
+        outcome = self.outcome(model, inputs["batch"], inputs["counts"])
+        # The mean over processes follows, so each of them gives its share of the mean over prompts times their number.
+        prompts = num_items_in_batch / self.accelerator.num_processes if num_items_in_batch else len(outcome.losses)
+        loss = outcome.losses.sum() * (inputs["counts"] / prompts)
+        return (loss, outcome) if return_outputs else loss
 
-    def outcome(self, model: Any, batch: Batch) -> Outcome:
-        """The method's verdict on a batch, tallied for the log."""
+    def outcome(self, model: Any, batch: Batch, counts: bool = True) -> Outcome:
+        """The method's verdict on a batch, tallied for the log if it counts."""
         # The Trainer casts the policy alone; policy and reference must read in the same precision.
         with self.accelerator.autocast():
             reading = self.reader(model, batch)
         outcome = self.method(batch.evidence, reading)
-        self.tallies["train" if model.training else "eval"].add(outcome, reading)
+        if counts:
+            self.tallies["train" if model.training else "eval"].add(outcome, reading)
         return outcome
 
     def prediction_step(
         self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[torch.Tensor, None, None]:
         with torch.no_grad(), self.compute_loss_context_manager():
-            return self.outcome(model, self._prepare_inputs(inputs)["batch"]).loss, None, None
+            losses = [self.outcome(model, batch).losses for batch in self._prepare_inputs(inputs)["batch"]]
+        return torch.cat(losses).mean(), None, None
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
         self.tallies["eval"] = Tally()

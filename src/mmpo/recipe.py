@@ -70,6 +70,11 @@ class Recipe(BaseModel):
         task: policy or reward; derived from the method, and checked against it if given.
         reference: where a policy's reference log-probs come from: ``copy`` (a second model), ``adapter`` (LoRA
             switched off) or ``cached`` (computed once, before training). Default: adapter with LoRA, else copy.
+        reference_cache: folder for the log-probs of a cached reference, shared between runs.
+        layout: how prompts and responses are laid out in a batch: ``shared`` (packed, each prompt once), ``separate``
+            (packed, each prompt repeated) or ``padded``. Default: the first that the model can read.
+        micro_batch_tokens: a step's prompts are worked through in parts of at most so many tokens.
+        statistics: what to log of a policy besides: ``entropy``, ``hits``.
         lora: keys of peft.LoraConfig.
         training: keys of transformers.TrainingArguments.
     """
@@ -82,6 +87,10 @@ class Recipe(BaseModel):
     eval_data: list[Source] = []
     task: Literal["policy", "reward"] | None = None
     reference: Literal["copy", "adapter", "cached"] | None = None
+    reference_cache: str | None = None
+    layout: Literal["shared", "separate", "padded"] | None = None
+    micro_batch_tokens: int | None = Field(default=None, ge=1)
+    statistics: list[Literal["entropy", "hits"]] = []
     lora: dict[str, Any] | None = None
     shape: Shape = Shape()
     max_length: int = 1024

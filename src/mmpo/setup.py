@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainingArguments, set_seed
+from accelerate.utils import broadcast_object_list
+from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from mmpo import methods
 from mmpo.batch import Collator, Example, Limits, prepare
 from mmpo.data import fit_gamma
 from mmpo.errors import OnBadRow, UserError
 from mmpo.gather import Gathered, gather
-from mmpo.models import AdapterOff, FrozenCopy, PolicyReader, Reference, RewardReader, cache_reference
+from mmpo.loop import GradedTrainer
+from mmpo.models import AdapterOff, FrozenCopy, PolicyReader, Reference, RewardReader, cache_reference, packed
 from mmpo.models.load import (
     adapted,
     as_reward_model,
@@ -27,10 +30,16 @@ from mmpo.models.load import (
     with_pad_token,
     without_dropout,
 )
+from mmpo.models.packed import Layout
+from mmpo.models.store import ReferenceStore
 from mmpo.recipe import Recipe, check_reference
 from mmpo.types import Datum, Method, Reader
 
 DEFAULT_LIMITS = Limits()
+
+MICRO_BATCH_TOKENS = {"cpu": 1024}
+"""By device: on a CPU what stays in its caches; elsewhere enough to keep it busy."""
+MICRO_BATCH_TOKENS_ELSEWHERE = 8192
 
 
 @dataclass
@@ -45,11 +54,26 @@ class Setup:
     tokenizer: Any
     method: Method
     reader: Reader
+    collator: Collator
     examples: list[Example]
     eval_examples: list[Example]
     record: dict[str, Any] = field(default_factory=dict)
     account: list[str] = field(default_factory=list)
     autocast: AbstractContextManager[Any] = field(default_factory=nullcontext)
+
+    def trainer(self, args: TrainingArguments, callbacks: Sequence[TrainerCallback] = ()) -> GradedTrainer:
+        """The Trainer of this run."""
+        return GradedTrainer(
+            self.model,
+            args,
+            method=self.method,
+            reader=self.reader,
+            tokenizer=self.tokenizer,
+            data_collator=self.collator,
+            train_dataset=self.examples,
+            eval_dataset=self.eval_examples or None,
+            callbacks=list(callbacks),
+        )
 
     def with_account(self, given: Gathered, held_out: Gathered) -> Setup:
         """The same, with what became of the data before they came here."""
@@ -76,6 +100,10 @@ def from_recipe(recipe: Recipe) -> Setup:
         held_out.data,
         lora=recipe.lora,
         reference=recipe.reference,
+        reference_cache=recipe.reference_cache,
+        layout=recipe.layout,
+        micro_batch_tokens=recipe.micro_batch_tokens,
+        statistics=tuple(recipe.statistics),
         limits=recipe.limits,
         pad_token=recipe.pad_token,
         dtype=recipe.dtype,
@@ -99,6 +127,10 @@ def bring_together(
     tokenizer: Any = None,
     lora: Mapping[str, Any] | None = None,
     reference: str | Reference | None = None,
+    reference_cache: Path | str | None = None,
+    layout: Layout | None = None,
+    micro_batch_tokens: int | None = None,
+    statistics: Sequence[str] = (),
     limits: Limits = DEFAULT_LIMITS,
     pad_token: str | None = None,
     dtype: str | None = None,
@@ -116,6 +148,12 @@ def bring_together(
         lora: keys of peft.LoraConfig.
         reference: "copy", "adapter" or "cached", or anything that gives reference log-probs; default: the adapter
             switched off where there is one, else a copy of the model.
+        reference_cache: folder of the log-probs of "cached" references; default $MMPO_CACHE, else ~/.cache/mmpo.
+        layout: "shared" (packed rows, each prompt once), "separate" (packed, each prompt repeated) or "padded";
+            default: the first of them that the model can read.
+        micro_batch_tokens: a step's prompts are read and differentiated in parts of at most so many tokens, or one
+            prompt; the gradient is that of the whole. Default: 1,024 on a CPU, 8,192 elsewhere.
+        statistics: what to read besides log-probs: "entropy", "hits" (argmax hits).
         limits: how long prompts and responses may be.
         pad_token: names the padding token; a new one is added to the vocabulary.
         dtype: of a model loaded by name; default float32.
@@ -135,26 +173,45 @@ def bring_together(
         model.to(args.device)
     autocast = mixed_precision(args)
     kind = _reference_kind(method, model, reference)
+    layout, why = _layout(model, tokenizer, layout)
     examples, cuts = prepare(data, tokenizer, limits, on_bad_row)
     stated = check_needs(method, examples, offset)
     eval_examples, eval_cuts = prepare(eval_data, tokenizer, limits, on_bad_row) if eval_data else ([], None)
-    collator = Collator.of(tokenizer)
+    if micro_batch_tokens is None:
+        device = next(model.parameters()).device.type
+        micro_batch_tokens = MICRO_BATCH_TOKENS.get(device, MICRO_BATCH_TOKENS_ELSEWHERE)
+    collator = Collator.of(tokenizer, layout == "shared", micro_batch_tokens)
     check_length(model, tokenizer, collator.longest([*examples, *eval_examples]))
     if method.task == "policy" and collator.frame is not None and not model.config.is_decoder:
         raise UserError(f"{name} is an encoder and cannot write; a policy needs a decoder, or take method mmpo_reward")
+    account = [f"{len(examples)} prompts: {', '.join(f'{n} {of}' for of, n in stated.items())}", cuts["summary"]]
+    if eval_cuts:
+        account.append(f"eval_data: {len(eval_examples)} prompts; {eval_cuts['summary']}")
+    if why is not None:
+        account.append(f"{layout} batches: {why}")
+    cache = None
     if kind == "cached":
         with autocast:
-            examples = cache_reference(model, examples, tokenizer)
-            eval_examples = cache_reference(model, eval_examples, tokenizer)
+            store = ReferenceStore.at(reference_cache, model, _precision(model, autocast))
+            examples, read = cache_reference(model, examples, collator, store)
+            eval_examples, read_too = cache_reference(model, eval_examples, collator, store)
+        cache = {"path": str(store.path), "computed": read + read_too}
+        account.append(f"reference log-probs: {read + read_too} responses computed, the others known in {store.path}")
     reader: Reader = RewardReader()
     if method.task == "policy":
-        reader = PolicyReader(_reference(kind, model, reference))
+        reader = PolicyReader(_reference(kind, model, reference), tuple(statistics))
+    elif statistics:
+        raise UserError(f"statistics {', '.join(statistics)} are of a policy; a reward model has none")
     record = {
         "task": method.task,
         "base_model": name,
         "method": repr(method),
         "equation": method.equation,
         "reference": kind,
+        "reference_cache": cache,
+        "layout": layout,
+        "layout_reason": why,
+        "micro_batch_tokens": micro_batch_tokens,
         "lora": dict(lora) if lora is not None else None,
         "comparisons": stated,
         "gamma": None,
@@ -162,10 +219,25 @@ def bring_together(
         "eval_tokens": eval_cuts,
         "limits": {"max_length": limits.max_length, "max_prompt_length": limits.max_prompt_length},
     }
-    account = [f"{len(examples)} prompts: {', '.join(f'{n} {of}' for of, n in stated.items())}", cuts["summary"]]
-    if eval_cuts:
-        account.append(f"eval_data: {len(eval_examples)} prompts; {eval_cuts['summary']}")
-    return Setup(model, tokenizer, method, reader, examples, eval_examples, record, account, autocast)
+    return Setup(model, tokenizer, method, reader, collator, examples, eval_examples, record, account, autocast)
+
+
+def _layout(model: Any, tokenizer: Any, asked: Layout | None) -> tuple[Layout, str | None]:
+    """The layout to read in, and why it is not the best one. All processes follow the first."""
+    layout, why = packed.enable(model, tokenizer, asked or "shared")
+    first = broadcast_object_list([layout, why])
+    if first[0] != layout:
+        packed.enable(model, tokenizer, first[0])
+    if asked is not None and first[0] != asked:
+        raise UserError(f"layout is {asked!r}, but the model cannot: {first[1]}; take layout: {first[0]}")
+    return first[0], None if asked == "padded" else first[1]
+
+
+def _precision(model: Any, autocast: AbstractContextManager[Any]) -> str:
+    dtype = next(model.parameters()).dtype
+    if isinstance(autocast, torch.autocast):
+        return f"{dtype}, autocast {autocast.fast_dtype}"
+    return str(dtype)
 
 
 def mixed_precision(args: TrainingArguments | None) -> AbstractContextManager[Any]:

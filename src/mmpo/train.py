@@ -82,16 +82,7 @@ def fit(
     known = _known(setup, folder, self_test(setup))
     if first:
         open_record(folder, identity, known)
-    trainer = GradedTrainer(
-        setup.model,
-        args,
-        method=setup.method,
-        reader=setup.reader,
-        tokenizer=setup.tokenizer,
-        train_dataset=setup.examples,
-        eval_dataset=setup.eval_examples or None,
-        callbacks=list(callbacks),
-    )
+    trainer = setup.trainer(args, callbacks)
     checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
     if checkpoint and first:
         print(f"going on from {checkpoint}")

@@ -1,7 +1,8 @@
 """The nouns of the house, in the order a datum walks: Datum, Evidence, Batch, Reading, Method, Outcome.
 
-Shapes use B (prompts), K (responses to a prompt), N (sequences in a batch) and T (tokens of the longest).
-Entry (i, j) of any [B, K, K] tensor reads "i over j".
+Shapes use B (prompts), K (responses to a prompt), N (sequences in a batch), S (all their tokens on one row), M (the
+tokens of them that are scored), T (tokens of the longest sequence), V (vocabulary) and H (hidden size). Entry (i, j) of
+any [B, K, K] tensor reads "i over j".
 """
 
 from __future__ import annotations
@@ -147,20 +148,36 @@ class Evidence(Tensors):
 
 @dataclass(frozen=True)
 class Tokens(Tensors):
-    """Token sequences, one for each response that exists, padded on the right.
+    """N sequences on one row of S tokens, without padding: a tree is a prompt and, behind it, the responses to it.
+
+    A sequence is the prompt of its tree and one response; the responses of a tree do not see each other. Where prompts
+    are shared there is one tree a datum, else one tree a response.
 
     Attributes:
-        input_ids: [N, T].
-        attention_mask: [N, T], 1 on real tokens.
-        response_mask: [N, T], 1 on the tokens of the response.
+        input_ids: [S].
+        position_ids: [S] place of each token in its own sequence.
+        trees: for each tree (tokens of the prompt, tokens of each response ...); they sum to S.
         slot: [N] position of each sequence in the flattened [B * K] grid.
-        extra: further model inputs of shape [N, T], such as token_type_ids.
+        lengths: [N] number of response tokens.
+        first, last: [N] where the first and the last token of each sequence stand on the row.
+        scored: [M] where the response tokens stand that have something before them, sequence by sequence.
+        before: [M] where the token before each of them stands.
+        sequence: [M] the sequence that each of them belongs to.
+        pad_id: the padding token, for readers that pad.
+        extra: further model inputs of shape [S], such as token_type_ids.
     """
 
     input_ids: Tensor
-    attention_mask: Tensor
-    response_mask: Tensor
+    position_ids: Tensor
+    trees: tuple[tuple[int, ...], ...]
     slot: Tensor
+    lengths: Tensor
+    first: Tensor
+    last: Tensor
+    scored: Tensor
+    before: Tensor
+    sequence: Tensor
+    pad_id: int
     extra: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -190,6 +207,7 @@ class Reading(Tensors):
         ref_logps: [B, K] log ref(y|x), likewise, without gradient.
         lengths: [B, K] number of response tokens.
         rewards: [B, K] explicit rewards of a reward model.
+        statistics: further sums over the response tokens, each [B, K] without gradient, where they were asked for.
     """
 
     mask: Tensor
@@ -197,6 +215,7 @@ class Reading(Tensors):
     ref_logps: Tensor | None = None
     lengths: Tensor | None = None
     rewards: Tensor | None = None
+    statistics: dict[str, Tensor] = field(default_factory=dict)
 
     def require(self, name: str) -> Tensor:
         value: Tensor | None = getattr(self, name)

@@ -6,14 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from mmpo.batch.pack import pack
 from mmpo.batch.statements import evidence, stack
 from mmpo.batch.tokenize import Encoded, Frame, Limits, encode_all, pair_frame
 from mmpo.errors import OnBadRow, UserError
-from mmpo.types import Batch, Datum, Evidence, Tokens
+from mmpo.types import Batch, Datum, Evidence
+
+MICRO_BATCH_TOKENS = 1024
+READ_TOKENS = 16_384
+"""Tokens that are read at once where no gradient is taken."""
 
 
 @dataclass(frozen=True)
@@ -45,74 +49,75 @@ def prepare(
     return examples, cuts.as_dict()
 
 
-def by_length(examples: Sequence[Example], tokens: int = 16_384) -> list[list[int]]:
-    """Indices in batches of like length, each of at most ``tokens`` padded tokens (or one example)."""
-    batches: list[list[int]] = []
+def by_cost(costs: Sequence[int], most: int) -> list[list[int]]:
+    """Indices in groups of like cost, the costliest first, each group of at most ``most`` in sum (or one index)."""
+    groups: list[list[int]] = []
     room = 0
-    for n in sorted(range(len(examples)), key=lambda n: examples[n].length, reverse=True):
-        # The first of a batch is its longest, so it sets the price of every further response.
-        longest = examples[batches[-1][0]].length if batches else 0
-        cost = longest * len(examples[n].encoded.responses)
-        if not batches or cost > room:
-            batches.append([])
-            longest = examples[n].length
-            cost, room = longest * len(examples[n].encoded.responses), tokens
-        batches[-1].append(n)
-        room -= cost
-    return batches
+    for n in sorted(range(len(costs)), key=lambda n: costs[n], reverse=True):
+        if not groups or costs[n] > room:
+            groups.append([])
+            room = most
+        groups[-1].append(n)
+        room -= costs[n]
+    return groups
 
 
 @dataclass(frozen=True)
 class Collator:
-    """Examples -> ``{"batch": Batch}``, padded on the right. Build it with ``Collator.of(tokenizer)``."""
+    """Examples -> ``{"batch": (Batch, ...)}``, the micro-batches of a step. Build it with ``Collator.of(tokenizer)``.
+
+    Attributes:
+        pad_id: the padding token.
+        frame: the special tokens of an encoder's text pairs.
+        shared: whether a prompt stands once before all its responses.
+        micro_batch_tokens: a micro-batch holds at most so many tokens, or one prompt.
+    """
 
     pad_id: int
     frame: Frame | None = None
+    shared: bool = True
+    micro_batch_tokens: int = MICRO_BATCH_TOKENS
 
     @classmethod
-    def of(cls, tokenizer: Any) -> Collator:
+    def of(cls, tokenizer: Any, shared: bool = True, micro_batch_tokens: int = MICRO_BATCH_TOKENS) -> Collator:
         if tokenizer.pad_token_id is None:
             raise UserError(
                 "the tokenizer has no pad token; name one with pad_token, for example pad_token: '<|pad|>' "
                 "(it is added to the vocabulary if it is new)"
             )
-        return cls(tokenizer.pad_token_id, pair_frame(tokenizer))
+        return cls(tokenizer.pad_token_id, pair_frame(tokenizer), shared, micro_batch_tokens)
 
-    def __call__(self, examples: Sequence[Example]) -> dict[str, Batch]:
-        return {"batch": self.batch(examples)}
+    def __call__(self, examples: Sequence[Example]) -> dict[str, tuple[Batch, ...]]:
+        chunks = self.chunks(examples, self.micro_batch_tokens)
+        return {"batch": tuple(self.batch([examples[n] for n in chunk]) for chunk in chunks)}
+
+    def cost(self, example: Example) -> int:
+        """Tokens that the example takes on a row."""
+        responses = example.encoded.responses
+        prompts = 1 if self.shared and self.frame is None else len(responses)
+        return prompts * (len(example.encoded.prompt) + self._around) + sum(map(len, responses))
 
     def longest(self, examples: Sequence[Example]) -> int:
         """Tokens of the longest sequence, special tokens of a text pair included."""
-        frame = self.frame or Frame((), (), (), 0)
-        around = len(frame.head) + len(frame.middle) + len(frame.tail)
-        return max((example.length for example in examples), default=0) + around
+        return max((example.length for example in examples), default=0) + self._around
+
+    @property
+    def _around(self) -> int:
+        return 0 if self.frame is None else len(self.frame.head + self.frame.middle + self.frame.tail)
+
+    def chunks(self, examples: Sequence[Example], tokens: int = READ_TOKENS) -> list[list[int]]:
+        """Indices of the examples in groups of like size, each of at most ``tokens`` tokens, or one example."""
+        return by_cost([self.cost(example) for example in examples], tokens)
 
     def batch(self, examples: Sequence[Example]) -> Batch:
+        """One row of all the examples, and what was said about them."""
         stated = stack([example.evidence for example in examples])
         known = [example.ref_logps for example in examples]
         return Batch(
             ids=tuple(example.encoded.id for example in examples),
-            tokens=self._tokens(examples, stated.mask.shape[1]),
+            tokens=pack(
+                [example.encoded for example in examples], stated.mask.shape[1], self.pad_id, self.frame, self.shared
+            ),
             evidence=stated,
             ref_logps=None if None in known else pad_sequence(known, batch_first=True),  # type: ignore[arg-type]
-        )
-
-    def _tokens(self, examples: Sequence[Example], k: int) -> Tokens:
-        frame = self.frame or Frame((), (), (), 0)
-        rows, roles, slots = [], [], []
-        for b, example in enumerate(examples):
-            opening = (*frame.head, *example.encoded.prompt, *frame.middle)
-            for i, response in enumerate(example.encoded.responses):
-                rows.append(torch.tensor(opening + response + frame.tail))
-                roles.append(torch.tensor([0] * len(opening) + [1] * len(response) + [2] * len(frame.tail)))
-                slots.append(b * k + i)
-        role = pad_sequence(roles, batch_first=True, padding_value=-1)
-        real = role >= 0
-        typed = frame.response_type > 0
-        return Tokens(
-            input_ids=pad_sequence(rows, batch_first=True, padding_value=self.pad_id),
-            attention_mask=real.long(),
-            response_mask=(role == 1).long(),
-            slot=torch.tensor(slots),
-            extra={"token_type_ids": (role >= 1).long() * frame.response_type} if typed else {},
         )

@@ -11,7 +11,6 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import BertPreTokenizer
-from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     DataCollatorForSeq2Seq,
     LlamaConfig,
@@ -21,6 +20,8 @@ from transformers import (
     TrainingArguments,
 )
 
+from mmpo.batch.pack import pack
+from mmpo.batch.tokenize import Encoded
 from mmpo.demo.task import WORDS
 from mmpo.types import Tokens
 
@@ -120,21 +121,10 @@ def sample(model: Any, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str
     ended = (answers == tokenizer.eos_token_id).long()
     real = ended.cumsum(-1) - ended == 0
     rows = [
-        (prompt[seen.bool()], answer[kept])
+        (prompt[seen.bool()].tolist(), answer[kept].tolist())
         for prompt, seen, answer, kept in zip(inputs.input_ids, inputs.attention_mask, answers, real, strict=True)
     ]
-    return Samples([tokenizer.decode(answer, skip_special_tokens=True) for _, answer in rows], _tokens(rows, tokenizer))
-
-
-def _tokens(rows: Sequence[tuple[torch.Tensor, torch.Tensor]], tokenizer: PreTrainedTokenizerFast) -> Tokens:
-    """(prompt, answer) token rows, padded on the right."""
-    roles = [torch.tensor([0] * len(prompt) + [1] * len(answer)) for prompt, answer in rows]
-    role = pad_sequence(roles, batch_first=True, padding_value=-1)
-    return Tokens(
-        input_ids=pad_sequence(
-            [torch.cat(row) for row in rows], batch_first=True, padding_value=tokenizer.pad_token_id
-        ),
-        attention_mask=(role >= 0).long(),
-        response_mask=(role == 1).long(),
-        slot=torch.arange(len(rows)),
+    return Samples(
+        [tokenizer.decode(answer, skip_special_tokens=True) for _, answer in rows],
+        pack([Encoded("", tuple(prompt), (tuple(answer),)) for prompt, answer in rows], 1, tokenizer.pad_token_id),
     )

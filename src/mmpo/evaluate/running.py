@@ -10,6 +10,9 @@ from torch import Tensor
 
 from mmpo.types import Outcome, Reading
 
+OF_TOKENS = {"entropy": "entropy", "hits": "mean_token_accuracy"}
+"""The statistics of a reading that are means over tokens, and what trackers call them."""
+
 
 def majority(p: Tensor) -> Tensor:
     """Who won each comparison: 1 for the winner's entry, 1/2 to both in a tie, 0 elsewhere. [B, K, K] -> the same."""
@@ -23,11 +26,13 @@ class Tally:
 
     ``rewards/chosen`` and ``rewards/rejected`` average the model's reward over the winners and losers of all
     comparisons, ``rewards/margins`` their difference, ``rewards/accuracies`` the share the model orders like the
-    majority, ties counting half. ``logps/...`` do the same for log-probabilities.
+    majority, ties counting half. ``logps/...`` do the same for log-probabilities. ``entropy`` and
+    ``mean_token_accuracy`` are means over response tokens, where they are read.
     """
 
     sums: dict[str, Tensor] = field(default_factory=dict)
     comparisons: Tensor | float = 0.0
+    tokens: Tensor | float = 0.0
     data: int = 0
 
     @torch.no_grad()
@@ -47,6 +52,10 @@ class Tally:
         self.comparisons += won.sum()
         for name, term in outcome.terms.items():
             self._sum(f"terms/{name}", term)
+        for name, value in reading.statistics.items():
+            self._sum(OF_TOKENS[name], value)
+        if reading.statistics:
+            self.tokens += reading.require("lengths").sum()
         self._sum("loss", outcome.losses)
         self.data += len(outcome.losses)
 
@@ -59,15 +68,14 @@ class Tally:
             return {}
         names = sorted(self.sums)
         # Moved before they are widened: some accelerators have no float64.
-        values = [*(self.sums[name] for name in names), torch.as_tensor(self.comparisons), torch.tensor(self.data)]
-        totals = torch.stack([value.cpu().double() for value in values])
-        *sums, comparisons, data = reduce(totals).tolist()
-        self.sums, self.comparisons, self.data = {}, 0.0, 0
-        return {
-            name: total / (data if _is_of_data(name) else max(comparisons, 1.0))
-            for name, total in zip(names, sums, strict=True)
-        }
+        counts = [torch.as_tensor(count) for count in (self.comparisons, self.tokens, self.data)]
+        totals = torch.stack([value.cpu().double() for value in (*(self.sums[name] for name in names), *counts)])
+        *sums, comparisons, tokens, data = reduce(totals).tolist()
+        self.sums, self.comparisons, self.tokens, self.data = {}, 0.0, 0.0, 0
 
+        def count(name: str) -> float:
+            if name in OF_TOKENS.values():
+                return tokens
+            return data if name == "loss" or name.startswith("terms/") else comparisons
 
-def _is_of_data(name: str) -> bool:
-    return name == "loss" or name.startswith("terms/")
+        return {name: total / max(count(name), 1.0) for name, total in zip(names, sums, strict=True)}

@@ -13,10 +13,11 @@ from transformers import AutoConfig
 
 from mmpo import scores
 from mmpo.batch import Collator, Example, Limits, encode_all
-from mmpo.batch.collate import by_length
+from mmpo.batch.collate import READ_TOKENS
 from mmpo.errors import OnBadRow, UserError, first_line
-from mmpo.models import FrozenCopy, PolicyReader, RewardReader, load_policy, load_reward_model, load_tokenizer
+from mmpo.models import FrozenCopy, PolicyReader, RewardReader, load_policy, load_reward_model, load_tokenizer, packed
 from mmpo.models.load import check_length
+from mmpo.models.packed import Layout
 from mmpo.record import read_record
 from mmpo.types import Datum, Part, Reader, Score
 
@@ -33,13 +34,14 @@ class Scored:
 
 @dataclass(frozen=True)
 class Scorer:
-    """A model with its tokenizer, reader, score and limits. ``Scorer.load`` finds them in a run's folder."""
+    """A model with its tokenizer, reader, score, limits and layout. ``Scorer.load`` finds them in a run's folder."""
 
     model: Any
     tokenizer: Any
     reader: Reader
     score: Score
     limits: Limits
+    layout: Layout = "padded"
 
     @classmethod
     def load(
@@ -75,32 +77,38 @@ class Scorer:
             if reference is not None or beta is not None:
                 raise UserError(f"{name} is a reward model: it has no reference and no beta")
             model = load_reward_model(name, tokenizer, dtype=dtype).to(device)
-            return cls(model, tokenizer, RewardReader(), scores.Given(), limits)
+            layout, _ = packed.enable(model, tokenizer)
+            return cls(model, tokenizer, RewardReader(), scores.Given(), limits, layout)
         model = load_policy(name, tokenizer, dtype=dtype).to(device)
+        layout, _ = packed.enable(model, tokenizer)
         if "ref" not in score.needs:
             if reference is not None:
                 raise UserError(f"{name} is scored by {type(score).__name__}, which needs no reference; leave it out")
-            return cls(model, tokenizer, PolicyReader(), score, limits)
+            return cls(model, tokenizer, PolicyReader(), score, limits, layout)
         base = reference or _base(name, record)
         if base is None:
             raise UserError(
                 f"{name} is a policy: its implicit reward needs the model it was trained from; give --reference"
             )
-        frozen = FrozenCopy(load_policy(base, tokenizer, dtype=dtype).eval())
-        return cls(model, tokenizer, PolicyReader(frozen), score, limits)
+        frozen = FrozenCopy(load_policy(base, tokenizer, dtype=dtype).eval().to(device))
+        if packed.enable(frozen.model, tokenizer, layout)[0] == "separate":
+            layout = "separate"
+        return cls(model, tokenizer, PolicyReader(frozen), score, limits, layout)
 
     @torch.no_grad()
-    def __call__(self, data: Sequence[Datum], on_bad_row: OnBadRow = "error", batch_tokens: int = 16_384) -> Scored:
+    def __call__(
+        self, data: Sequence[Datum], on_bad_row: OnBadRow = "error", batch_tokens: int = READ_TOKENS
+    ) -> Scored:
         """Score every response once, in batches of like length, with a progress bar."""
         kept, cuts = encode_all(data, self.tokenizer, self.limits, on_bad_row)
         examples = [Example.of(datum, encoded) for datum, encoded in kept]
-        collator = Collator.of(self.tokenizer)
+        collator = Collator.of(self.tokenizer, shared=self.layout == "shared")
         check_length(self.model, self.tokenizer, collator.longest(examples))
         device = next(self.model.parameters()).device
         self.model.eval()
         rewards: list[list[float]] = [[]] * len(examples)
         lengths: list[list[float]] = [[]] * len(examples)
-        for chunk in tqdm(by_length(examples, batch_tokens), desc="scoring", unit="batch"):
+        for chunk in tqdm(collator.chunks(examples, batch_tokens), desc="scoring", unit="batch"):
             reading = self.reader(self.model, collator.batch([examples[n] for n in chunk]).to(device))
             said = self.score.rewards(reading).tolist()
             tokens = reading.require("lengths").tolist()

@@ -1,7 +1,8 @@
 """Everything learned: Batch -> Reading."""
 
 from mmpo.models.load import load_policy, load_reward_model, load_tokenizer
-from mmpo.models.policy import AdapterOff, FrozenCopy, PolicyReader, Reference, cache_reference
+from mmpo.models.policy import PolicyReader, Reference
+from mmpo.models.reference import AdapterOff, FrozenCopy, cache_reference
 from mmpo.models.reward import RewardReader
 
 __all__ = [

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
-from mmpo.models.grid import in_chunks, to_grid
-from mmpo.types import Batch, Reading, Tokens
+from mmpo.models import packed, padded
+from mmpo.models.grid import to_grid
+from mmpo.types import Batch, Reading
 
 
 @dataclass(frozen=True)
@@ -16,12 +15,9 @@ class RewardReader:
     """Reads the raw score of an AutoModelForSequenceClassification with one label."""
 
     def __call__(self, model: Any, batch: Batch) -> Reading:
-        def scores(tokens: Tokens) -> Tensor:
-            output = model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, **tokens.extra)
-            return output.logits.squeeze(-1)
-
+        path = packed if packed.is_enabled(model) else padded
         return Reading(
             mask=batch.evidence.mask,
-            rewards=to_grid(in_chunks(scores, batch.tokens), batch),
-            lengths=to_grid(batch.tokens.response_mask.sum(-1), batch),
+            rewards=to_grid(path.scores(model, batch.tokens), batch),
+            lengths=to_grid(batch.tokens.lengths, batch),
         )
