@@ -162,6 +162,8 @@ def bring_together(
         args: the device and the precision of the run; default: as the model stands.
     """
     method = methods.build(method) if isinstance(method, str) else method
+    if statistics and method.task == "reward":
+        raise UserError(f"statistics {', '.join(statistics)} are of a policy; a reward model has none")
     name = model if isinstance(model, str) else model.config.name_or_path
     tokenizer = load_tokenizer(name, pad_token) if tokenizer is None else with_pad_token(tokenizer, pad_token)
     model = _model(model, tokenizer, method.task, dtype)
@@ -173,22 +175,18 @@ def bring_together(
         model.to(args.device)
     autocast = mixed_precision(args)
     kind = _reference_kind(method, model, reference)
-    layout, why = _layout(model, tokenizer, layout)
     examples, cuts = prepare(data, tokenizer, limits, on_bad_row)
     stated = check_needs(method, examples, offset)
     eval_examples, eval_cuts = prepare(eval_data, tokenizer, limits, on_bad_row) if eval_data else ([], None)
-    if micro_batch_tokens is None:
-        device = next(model.parameters()).device.type
-        micro_batch_tokens = MICRO_BATCH_TOKENS.get(device, MICRO_BATCH_TOKENS_ELSEWHERE)
-    collator = Collator.of(tokenizer, layout == "shared", micro_batch_tokens)
+    collator, batching = _batching(model, tokenizer, layout, micro_batch_tokens)
     check_length(model, tokenizer, collator.longest([*examples, *eval_examples]))
     if method.task == "policy" and collator.frame is not None and not model.config.is_decoder:
         raise UserError(f"{name} is an encoder and cannot write; a policy needs a decoder, or take method mmpo_reward")
     account = [f"{len(examples)} prompts: {', '.join(f'{n} {of}' for of, n in stated.items())}", cuts["summary"]]
     if eval_cuts:
         account.append(f"eval_data: {len(eval_examples)} prompts; {eval_cuts['summary']}")
-    if why is not None:
-        account.append(f"{layout} batches: {why}")
+    if batching["layout_reason"] is not None:
+        account.append(f"{batching['layout']} batches: {batching['layout_reason']}")
     cache = None
     if kind == "cached":
         with autocast:
@@ -200,8 +198,6 @@ def bring_together(
     reader: Reader = RewardReader()
     if method.task == "policy":
         reader = PolicyReader(_reference(kind, model, reference), tuple(statistics))
-    elif statistics:
-        raise UserError(f"statistics {', '.join(statistics)} are of a policy; a reward model has none")
     record = {
         "task": method.task,
         "base_model": name,
@@ -209,9 +205,7 @@ def bring_together(
         "equation": method.equation,
         "reference": kind,
         "reference_cache": cache,
-        "layout": layout,
-        "layout_reason": why,
-        "micro_batch_tokens": micro_batch_tokens,
+        **batching,
         "lora": dict(lora) if lora is not None else None,
         "comparisons": stated,
         "gamma": None,
@@ -222,15 +216,23 @@ def bring_together(
     return Setup(model, tokenizer, method, reader, collator, examples, eval_examples, record, account, autocast)
 
 
-def _layout(model: Any, tokenizer: Any, asked: Layout | None) -> tuple[Layout, str | None]:
-    """The layout to read in, and why it is not the best one. All processes follow the first."""
-    layout, why = packed.enable(model, tokenizer, asked or "shared")
-    first = broadcast_object_list([layout, why])
-    if first[0] != layout:
-        packed.enable(model, tokenizer, first[0])
-    if asked is not None and first[0] != asked:
-        raise UserError(f"layout is {asked!r}, but the model cannot: {first[1]}; take layout: {first[0]}")
-    return first[0], None if asked == "padded" else first[1]
+def _batching(
+    model: Any, tokenizer: Any, layout: Layout | None, micro_batch_tokens: int | None
+) -> tuple[Collator, dict[str, Any]]:
+    """The collator, and for the record how it lays out a step. All processes follow the first."""
+    found = broadcast_object_list([*packed.enable(model, tokenizer, layout or "shared")])
+    if found[0] == "padded":
+        packed.disable(model)
+    if layout is not None and found[0] != layout:
+        raise UserError(f"layout is {layout!r}, but the model cannot: {found[1]}; take layout: {found[0]}")
+    if micro_batch_tokens is None:
+        device = next(model.parameters()).device.type
+        micro_batch_tokens = MICRO_BATCH_TOKENS.get(device, MICRO_BATCH_TOKENS_ELSEWHERE)
+    return Collator.of(tokenizer, found[0] == "shared", micro_batch_tokens), {
+        "layout": found[0],
+        "layout_reason": None if layout else found[1],
+        "micro_batch_tokens": micro_batch_tokens,
+    }
 
 
 def _precision(model: Any, autocast: AbstractContextManager[Any]) -> str:

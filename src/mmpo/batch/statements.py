@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -19,6 +20,8 @@ def evidence(data: Sequence[Datum]) -> Evidence:
 
 def stack(items: Sequence[Evidence]) -> Evidence:
     """Evidence of several batches as one, padded to the largest K; padding is masked, ungraded, never compared."""
+    if len(items) == 1:
+        return items[0]
     k = max(item.mask.shape[1] for item in items)
 
     def join(name: str, square: bool, fill: float) -> Tensor:
@@ -38,17 +41,17 @@ def stack(items: Sequence[Evidence]) -> Evidence:
 
 
 def _one(datum: Datum) -> Evidence:
+    # numpy, since a torch call on a few numbers takes longer than the numbers.
     k = len(datum.responses)
-    quality = torch.full((k,), torch.nan)
-    weight, votes = torch.zeros(k, k), torch.zeros(k, k)
-    stated, stated_count = torch.zeros(k, k), torch.zeros(k, k)
+    quality = np.full(k, np.nan, np.float32)
+    weight, votes, stated, judged = (np.zeros((k, k), np.float32) for _ in range(4))
+    stated_count, judged_count = (np.zeros((k, k), np.float32) for _ in range(2))
     if datum.grades is not None:
         graded = [i for i, grade in enumerate(datum.grades) if grade is not None]
-        quality[graded] = torch.tensor([float(datum.grades[i]) for i in graded])  # type: ignore[arg-type]
+        quality[graded] = [datum.grades[i] for i in graded]
         for i, j in combinations(graded, 2) if datum.pairs is None else datum.pairs:
             if datum.grades[i] is not None and datum.grades[j] is not None:
                 weight[i, j] = weight[j, i] = datum.weight
-    judged_weight, judged_count = torch.zeros(k, k), torch.zeros(k, k)
     for said in datum.judgements:
         i, j = said.first, said.second
         if said.p is not None:
@@ -57,17 +60,16 @@ def _one(datum: Datum) -> Evidence:
         if said.gap is not None:
             stated[i, j] += said.gap
             stated[j, i] -= said.gap
-            stated_count[i, j] += 1
-            stated_count[j, i] += 1
         for a, b in ((i, j), (j, i)):
-            judged_weight[a, b] += said.weight * datum.weight
+            stated_count[a, b] += said.gap is not None
+            judged[a, b] += said.weight * datum.weight
             judged_count[a, b] += 1
-    weight = torch.where(judged_count > 0, judged_weight / judged_count.clamp_min(1), weight)
-    stated = torch.where(stated_count > 0, stated / stated_count.clamp_min(1), torch.nan)
+    weight = np.where(judged_count > 0, judged / judged_count.clip(1), weight)
+    stated = np.where(stated_count > 0, stated / stated_count.clip(1), np.nan)
     return Evidence(
         mask=torch.ones(1, k, dtype=torch.bool),
-        quality=quality[None],
-        stated=stated[None],
-        votes=votes[None],
-        weight=weight[None],
+        quality=torch.from_numpy(quality)[None],
+        stated=torch.from_numpy(stated.astype(np.float32))[None],
+        votes=torch.from_numpy(votes)[None],
+        weight=torch.from_numpy(weight)[None],
     )

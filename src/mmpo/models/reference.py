@@ -87,11 +87,11 @@ def cache_reference(
         known |= part
     filled = []
     for example, row in zip(examples, keys, strict=True):
-        logps = torch.tensor([known[key] for key in row])
-        if not logps.isfinite().all():
+        values = torch.tensor([known[key] for key in row])
+        if not values.isfinite().all():
             raise UserError(
-                f"{example.encoded.id}: the reference gives its responses the log-probs {logps.tolist()}; look at the "
+                f"{example.encoded.id}: the reference gives its responses the log-probs {values.tolist()}; look at the "
                 "model's weights and dtype"
             )
-        filled.append(replace(example, ref_logps=logps))
+        filled.append(replace(example, ref_logps=values))
     return filled, sum(len(keys[n]) for n in missing)
