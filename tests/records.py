@@ -35,18 +35,17 @@ def voted(make_evidence: Callable[..., Evidence], b: int, k: int) -> Evidence:
 
 def each(record: Record, change: Callable[[Tensor], Tensor]) -> Record:
     """The record with every tensor changed."""
-    return replace(record, **{field.name: change(getattr(record, field.name)) for field in fields(record)})
+
+    def changed(value: Tensor | dict[str, Tensor]) -> Tensor | dict[str, Tensor]:
+        return {name: change(x) for name, x in value.items()} if isinstance(value, dict) else change(value)
+
+    return replace(record, **{field.name: changed(getattr(record, field.name)) for field in fields(record)})
 
 
 def fresh(reading: Reading) -> Reading:
     """The same reading with new leaves."""
-    return Reading(
-        reading.mask,
-        reading.require("logps").detach().requires_grad_(),
-        reading.require("ref_logps"),
-        reading.require("lengths"),
-        reading.require("rewards").detach().requires_grad_(),
-    )
+    leaves = {name: reading.require(name).detach().requires_grad_() for name in ("logps", "rewards")}
+    return replace(reading, **leaves)
 
 
 def row(evidence: Evidence, reading: Reading, i: int) -> tuple[Evidence, Reading]:

@@ -16,11 +16,13 @@ from torch.testing import assert_close
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from mmpo.batch import Collator, Example, Limits, encode_all, encoder, evidence, prepare
-from mmpo.batch.collate import by_length
-from mmpo.batch.tokenize import Encoded, pair_frame
+from mmpo.batch.collate import by_cost
+from mmpo.batch.pack import pack, spread_out
+from mmpo.batch.tokenize import Encoded, Frame, pair_frame
 from mmpo.errors import UserError
+from mmpo.models.padded import Padded
 from mmpo.types import Datum, Evidence, Judgement
-from tiny import batch_of, minilm, plain, roberta_tokenizer, sentencepiece_like
+from tiny import batch_of, minilm, plain, roberta_tokenizer, sentencepiece_like, sequences
 
 PROMPT, GOOD, BAD = "What is the capital of France? ", "It is Paris.", "Rome"
 NAN = math.nan
@@ -143,17 +145,19 @@ def test_a_tokenizer_that_writes_a_space_in_front() -> None:
 def test_an_encoder_reads_a_pair_as_its_tokenizer_joins_one(kind: str, bert: Any) -> None:
     tokenizer = bert if kind == "bert" else roberta_tokenizer()
     tokens = batch_of([pair(), pair(responses=(GOOD, BAD, "a fox"))], tokenizer).tokens
+    rows = Padded.of(tokens)
     for row, text in zip((0, 1, 4), (GOOD, BAD, "a fox"), strict=True):
         theirs = tokenizer(PROMPT, text, return_token_type_ids=True)
         n = len(theirs["input_ids"])
-        assert tokens.input_ids[row, :n].tolist() == theirs["input_ids"]
-        assert tokens.attention_mask[row].tolist() == [1] * n + [0] * (tokens.input_ids.shape[1] - n)
-        types = tokens.extra["token_type_ids"][row, :n].tolist() if tokens.extra else [0] * n
+        assert rows.input_ids[row, :n].tolist() == theirs["input_ids"]
+        assert rows.attention_mask[row].tolist() == [1] * n + [0] * (rows.input_ids.shape[1] - n)
+        types = rows.extra["token_type_ids"][row, :n].tolist() if rows.extra else [0] * n
         assert types == theirs["token_type_ids"]
-        said = tokens.input_ids[row][tokens.response_mask[row].bool()].tolist()
+        said = tokens.input_ids[tokens.scored[tokens.sequence == row]].tolist()
         assert said == tokenizer(text, add_special_tokens=False)["input_ids"]
-        assert (tokens.input_ids[row, n:] == tokenizer.pad_token_id).all()
-    assert bool(tokens.extra) == (kind == "bert")
+        assert tokens.lengths[row] == len(said)
+        assert (rows.input_ids[row, n:] == tokenizer.pad_token_id).all()
+    assert bool(tokens.extra) == bool(rows.extra) == (kind == "bert")
 
 
 def test_a_decoder_that_names_cls_and_sep_is_no_encoder(plain_tokenizer: Any, tiny_tokenizer: Any) -> None:
@@ -224,11 +228,10 @@ def test_a_response_loses_its_end_and_the_end_of_text_with_it(plain_tokenizer: A
 
 def test_an_encoder_keeps_its_frame_under_a_limit(bert: Any) -> None:
     tokens = batch_of([pair()], bert, Limits(12)).tokens
-    assert tokens.input_ids.shape[1] == 12
-    assert (tokens.input_ids[:, 0] == bert.cls_token_id).all()
-    last = tokens.attention_mask.sum(-1) - 1
-    assert (tokens.input_ids.gather(1, last[:, None]) == bert.sep_token_id).all()
-    assert (tokens.input_ids == bert.sep_token_id).sum(-1).tolist() == [2, 2]
+    assert max(len(asked) + len(said) for asked, said in sequences(tokens)) == 12
+    assert (tokens.input_ids[tokens.first] == bert.cls_token_id).all()
+    assert (tokens.input_ids[tokens.last] == bert.sep_token_id).all()
+    assert [[*asked, *said].count(bert.sep_token_id) for asked, said in sequences(tokens)] == [2, 2]
 
 
 def test_cuts_are_counted_by_side(plain_tokenizer: Any) -> None:
@@ -352,23 +355,169 @@ def test_padding_to_the_largest_k_adds_nothing(grades: list[list[int | None]]) -
         assert together.quality[n, k:].isnan().all()
 
 
+# ---------------------------------------------------------------------------------------------- one row
+
+PAD = 99
+TWO = [Encoded("a", (1, 2, 3), ((10, 11), (20,), (30, 31, 32))), Encoded("b", (4,), ((40, 41),))]
+"""K = 3 and K = 1."""
+PAIRED = [Encoded("a", (1, 2), ((10,), (20, 21)))]
+FRAME = Frame(head=(101,), middle=(102,), tail=(103, 104), response_type=1)
+
+
+def test_a_row_of_two_trees_by_hand() -> None:
+    tokens = pack(TWO, 3, PAD)
+    assert tokens.input_ids.tolist() == [1, 2, 3, 10, 11, 20, 30, 31, 32, 4, 40, 41]
+    assert tokens.position_ids.tolist() == [0, 1, 2, 3, 4, 3, 3, 4, 5, 0, 1, 2]
+    assert tokens.trees == ((3, 2, 1, 3), (1, 2))
+    assert tokens.slot.tolist() == [0, 1, 2, 3]
+    assert tokens.lengths.tolist() == [2, 1, 3, 2]
+    assert tokens.first.tolist() == [0, 0, 0, 9]
+    assert tokens.last.tolist() == [4, 5, 8, 11]
+    assert tokens.scored.tolist() == [3, 4, 5, 6, 7, 8, 10, 11]
+    # The first token of every response follows the end of the prompt, whatever stands before it on the row.
+    assert tokens.before.tolist() == [2, 3, 2, 2, 6, 7, 9, 10]
+    assert tokens.sequence.tolist() == [0, 0, 1, 2, 2, 2, 3, 3]
+    assert tokens.pad_id == PAD and tokens.extra == {}
+
+
+def test_a_row_with_repeated_prompts_by_hand() -> None:
+    tokens = pack(TWO, 3, PAD, shared=False)
+    assert tokens.input_ids.tolist() == [1, 2, 3, 10, 11, 1, 2, 3, 20, 1, 2, 3, 30, 31, 32, 4, 40, 41]
+    assert tokens.position_ids.tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 0, 1, 2]
+    assert tokens.trees == ((3, 2), (3, 1), (3, 3), (1, 2))
+    assert tokens.slot.tolist() == [0, 1, 2, 3]
+    assert tokens.lengths.tolist() == [2, 1, 3, 2]
+    assert tokens.first.tolist() == [0, 5, 9, 15]
+    assert tokens.last.tolist() == [4, 8, 14, 17]
+    assert tokens.scored.tolist() == [3, 4, 8, 12, 13, 14, 16, 17]
+    assert tokens.before.tolist() == [2, 3, 7, 11, 12, 13, 15, 16]
+    assert tokens.sequence.tolist() == [0, 0, 1, 2, 2, 2, 3, 3]
+
+
+def test_the_slots_of_a_wider_grid() -> None:
+    """Responses of the second prompt stand in the second row of the grid, wherever the first one ends."""
+    assert pack([PAIRED[0], TWO[1]], 2, PAD).slot.tolist() == [0, 1, 2]
+    assert pack([TWO[1], PAIRED[0]], 4, PAD).slot.tolist() == [0, 4, 5]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_one_response_is_one_sequence(shared: bool) -> None:
+    tokens = pack([TWO[1]], 1, PAD, shared=shared)
+    assert tokens.input_ids.tolist() == [4, 40, 41] and tokens.position_ids.tolist() == [0, 1, 2]
+    assert tokens.trees == ((1, 2),) and tokens.slot.tolist() == [0] and tokens.lengths.tolist() == [2]
+    assert (tokens.first.item(), tokens.last.item()) == (0, 2)
+    assert tokens.scored.tolist() == [1, 2] and tokens.before.tolist() == [0, 1] and tokens.sequence.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_an_empty_prompt_leaves_first_tokens_unscored(shared: bool) -> None:
+    """Nothing stands before them, so they have no probability; they count as tokens of the response all the same."""
+    tokens = pack([Encoded("a", (), ((10, 11), (20,), (30, 31)))], 3, PAD, shared=shared)
+    assert tokens.input_ids.tolist() == [10, 11, 20, 30, 31]
+    assert tokens.position_ids.tolist() == [0, 1, 0, 0, 1]
+    assert tokens.trees == (((0, 2, 1, 2),) if shared else ((0, 2), (0, 1), (0, 2)))
+    assert tokens.lengths.tolist() == [2, 1, 2]
+    assert tokens.first.tolist() == [0, 2, 3] and tokens.last.tolist() == [1, 2, 4]
+    assert tokens.scored.tolist() == [1, 4] and tokens.before.tolist() == [0, 3] and tokens.sequence.tolist() == [0, 2]
+
+
+def test_nothing_to_score_is_an_empty_index() -> None:
+    tokens = pack([Encoded("a", (), ((10,),))], 1, PAD)
+    for index in (tokens.scored, tokens.before, tokens.sequence):
+        assert index.tolist() == [] and index.dtype == torch.long
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_an_encoder_gets_whole_text_pairs(shared: bool) -> None:
+    """It reads in both directions, so a prompt is repeated whatever was asked; its closing tokens are no response."""
+    tokens = pack(PAIRED, 2, PAD, FRAME, shared)
+    assert tokens.input_ids.tolist() == [101, 1, 2, 102, 10, 103, 104, 101, 1, 2, 102, 20, 21, 103, 104]
+    assert tokens.position_ids.tolist() == [0, 1, 2, 3, 4, 5, 6, 0, 1, 2, 3, 4, 5, 6, 7]
+    assert tokens.extra["token_type_ids"].tolist() == [0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1, 1]
+    assert tokens.trees == ((4, 3), (4, 4)) and tokens.slot.tolist() == [0, 1] and tokens.lengths.tolist() == [1, 2]
+    assert tokens.first.tolist() == [0, 7] and tokens.last.tolist() == [6, 14]
+    assert tokens.scored.tolist() == [4, 11, 12] and tokens.before.tolist() == [3, 10, 11]
+    assert tokens.sequence.tolist() == [0, 1, 1]
+    assert pack(PAIRED, 2, PAD, replace(FRAME, response_type=0), shared).extra == {}
+
+
+def test_a_row_spread_out_by_hand() -> None:
+    at, real = spread_out(pack(TWO, 3, PAD))
+    assert real.tolist() == [[1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]]
+    assert [row[there].tolist() for row, there in zip(at, real, strict=True)] == [
+        [0, 1, 2, 3, 4],
+        [0, 1, 2, 5],
+        [0, 1, 2, 6, 7, 8],
+        [9, 10, 11],
+    ]
+    assert ((at >= 0) & (at < 12)).all(), "where nothing stands the index must still be one"
+    apart, _ = spread_out(pack(TWO, 3, PAD, shared=False))
+    assert apart[1, :4].tolist() == [5, 6, 7, 8]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_padded_rows_by_hand(shared: bool) -> None:
+    rows = Padded.of(pack(TWO, 3, PAD, shared=shared))
+    assert rows.input_ids.tolist() == [
+        [1, 2, 3, 10, 11, PAD],
+        [1, 2, 3, 20, PAD, PAD],
+        [1, 2, 3, 30, 31, 32],
+        [4, 40, 41, PAD, PAD, PAD],
+    ]
+    assert rows.attention_mask.tolist() == [[1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 0, 0], [1] * 6, [1, 1, 1, 0, 0, 0]]
+    assert rows.number.tolist() == [
+        [-1, -1, -1, 0, 1, -1],
+        [-1, -1, -1, 2, -1, -1],
+        [-1, -1, -1, 3, 4, 5],
+        [-1, 6, 7, -1, -1, -1],
+    ]
+    assert rows.extra == {}
+
+
+def test_padded_rows_of_an_encoder_by_hand() -> None:
+    rows = Padded.of(pack(PAIRED, 2, PAD, FRAME))
+    assert rows.input_ids.tolist() == [[101, 1, 2, 102, 10, 103, 104, PAD], [101, 1, 2, 102, 20, 21, 103, 104]]
+    assert rows.extra["token_type_ids"].tolist() == [[0, 0, 0, 0, 1, 1, 1, 0], [0, 0, 0, 0, 1, 1, 1, 1]]
+    assert rows.number.tolist() == [[-1, -1, -1, -1, 0, -1, -1, -1], [-1, -1, -1, -1, 1, 2, -1, -1]]
+
+
+def test_some_rows_are_cut_to_the_longest_of_them() -> None:
+    some = Padded.of(pack(PAIRED, 2, PAD, FRAME)).rows(torch.tensor([0]))
+    assert some.input_ids.tolist() == [[101, 1, 2, 102, 10, 103, 104]]
+    assert some.attention_mask.tolist() == [[1] * 7] and some.number.tolist() == [[-1, -1, -1, -1, 0, -1, -1]]
+    assert some.extra["token_type_ids"].tolist() == [[0, 0, 0, 0, 1, 1, 1]]
+
+
+def test_padded_rows_of_like_length_stand_together() -> None:
+    """Lengths 5, 4, 6, 3: in twos by length; where little is padding, or all fit, they stay one block."""
+    rows = Padded.of(pack(TWO, 3, PAD))
+    (short, first), (long, second) = rows.chunks(2)
+    assert short.tolist() == [3, 1] and long.tolist() == [0, 2]
+    assert first.input_ids.tolist() == [[4, 40, 41, PAD], [1, 2, 3, 20]]
+    assert second.number.tolist() == [[-1, -1, -1, 0, 1, -1], [-1, -1, -1, 3, 4, 5]]
+    ((all_of_them, whole),) = rows.chunks(4)
+    assert all_of_them.tolist() == [0, 1, 2, 3] and whole is rows
+    alike = rows.rows(torch.tensor([0, 2, 0, 2]))
+    assert len(alike.chunks(2)) == 1, "2 of 24 places are padding"
+
+
 # ---------------------------------------------------------------------------------------------- batches
 
 
 def test_a_batch_of_unequal_k(plain_tokenizer: Any) -> None:
     data = [pair(responses=("a", "bb", "c")), pair("Go: ")]
     examples, _ = prepare(data, plain_tokenizer, Limits(256))
-    batch = Collator.of(plain_tokenizer)(examples)["batch"]
-    tokens = batch.tokens
-    assert len(batch) == 2 and batch.evidence.mask.tolist() == [[True] * 3, [True, True, False]]
-    assert tokens.slot.tolist() == [0, 1, 2, 3, 4]
-    for row, (n, i) in enumerate([(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]):
-        code = examples[n].encoded
-        said = tokens.input_ids[row][tokens.attention_mask[row].bool()].tolist()
-        assert said == [*code.prompt, *code.responses[i]]
-        assert tokens.input_ids[row][tokens.response_mask[row].bool()].tolist() == list(code.responses[i])
-    assert not (tokens.response_mask > tokens.attention_mask).any()
-    assert batch.ref_logps is None
+    for shared in (True, False):
+        batch = Collator.of(plain_tokenizer, shared).batch(examples)
+        tokens = batch.tokens
+        assert len(batch) == 2 and batch.evidence.mask.tolist() == [[True] * 3, [True, True, False]]
+        assert tokens.slot.tolist() == [0, 1, 2, 3, 4]
+        codes = [(examples[n].encoded, i) for n, i in ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1))]
+        assert sequences(tokens) == [(list(code.prompt), list(code.responses[i])) for code, i in codes]
+        said = tokens.input_ids[tokens.scored]
+        assert [said[tokens.sequence == n].tolist() for n in range(5)] == [list(code.responses[i]) for code, i in codes]
+        assert tokens.lengths.tolist() == [len(code.responses[i]) for code, i in codes]
+        assert batch.ref_logps is None
 
 
 def test_reference_logps_travel_where_all_know_them(plain_tokenizer: Any) -> None:
@@ -383,18 +532,65 @@ def test_reference_logps_travel_where_all_know_them(plain_tokenizer: Any) -> Non
 def test_a_batch_moves_as_one(plain_tokenizer: Any) -> None:
     moved = batch_of([pair()], plain_tokenizer).to("meta")
     assert moved.ids == ("d",) and moved.evidence.votes.is_meta and moved.tokens.input_ids.is_meta
+    assert moved.tokens.trees and moved.tokens.pad_id == plain_tokenizer.pad_token_id
 
 
-@given(st.lists(st.tuples(st.integers(1, 40), st.integers(1, 30), st.integers(2, 6)), min_size=1, max_size=30))
-def test_batches_by_length_hold_everything_once_within_their_budget(shapes: list[tuple[int, int, int]]) -> None:
-    nothing = evidence([Datum("d", "", ("a", "b"))])
-    examples = [Example(Encoded(str(n), (1,) * p, ((1,) * r,) * k), nothing) for n, (p, r, k) in enumerate(shapes)]
-    batches = by_length(examples, tokens=200)
-    assert sorted(n for batch in batches for n in batch) == list(range(len(examples)))
-    for batch in batches:
-        longest = max(examples[n].length for n in batch)
-        padded = sum(longest * len(examples[n].encoded.responses) for n in batch)
-        assert padded <= 200 or len(batch) == 1
+def test_groups_of_like_cost_by_hand() -> None:
+    """The costliest first; a group is closed when the next one does not fit; what is too large stands alone."""
+    assert by_cost([5, 9, 1, 4, 20], 10) == [[4], [1], [0, 3, 2]]
+    assert by_cost([3, 3, 3], 6) == [[0, 1], [2]]
+    assert by_cost([7, 8], 1) == [[1], [0]]
+    assert by_cost([], 10) == []
+
+
+shapes = st.lists(st.tuples(st.integers(0, 40), st.lists(st.integers(1, 30), min_size=1, max_size=6)), max_size=30)
+
+
+def shaped(prompt: int, responses: list[int]) -> Example:
+    code = Encoded("d", (1,) * prompt, tuple((1,) * length for length in responses))
+    return Example.of(Datum("d", "", ("",) * len(responses)), code)
+
+
+@given(shapes, st.sampled_from([True, False]), st.sampled_from([None, FRAME]), st.integers(1, 400))
+def test_chunks_hold_everything_once_within_their_budget(
+    drawn: list[tuple[int, list[int]]], shared: bool, frame: Frame | None, budget: int
+) -> None:
+    collator = Collator(PAD, frame, shared)
+    examples = [shaped(*shape) for shape in drawn]
+    chunks = collator.chunks(examples, budget)
+    assert sorted(n for chunk in chunks for n in chunk) == list(range(len(examples)))
+    for chunk in chunks:
+        tokens = collator.batch([examples[n] for n in chunk]).tokens
+        assert len(tokens.input_ids) == sum(collator.cost(examples[n]) for n in chunk)
+        assert len(tokens.input_ids) <= budget or len(chunk) == 1
+        assert Padded.of(tokens).input_ids.shape[1] == collator.longest([examples[n] for n in chunk])
+
+
+def test_what_an_example_costs_by_hand() -> None:
+    example = shaped(3, [2, 1, 3])
+    assert example.length == 6
+    assert Collator(PAD).cost(example) == 3 + 6
+    assert Collator(PAD, shared=False).cost(example) == 3 * 3 + 6
+    assert Collator(PAD, FRAME).cost(example) == Collator(PAD, FRAME, False).cost(example) == 3 * (3 + 4) + 6
+    assert Collator(PAD).longest([example, shaped(1, [2])]) == 6
+    assert Collator(PAD, FRAME).longest([example]) == 10
+    assert Collator(PAD).longest([]) == 0
+
+
+def test_a_step_comes_in_micro_batches(plain_tokenizer: Any) -> None:
+    data = [pair(responses=("a", "bb", "c")), pair("Stop it: ", ("x", "y")), pair("Go: ", ("x", "y"))]
+    examples, _ = prepare([replace(datum, id=str(n)) for n, datum in enumerate(data)], plain_tokenizer, Limits(256))
+    cost = [Collator.of(plain_tokenizer).cost(example) for example in examples]
+    assert cost[0] > cost[1] > cost[2]
+    for budget, expected in (
+        (1, [["0"], ["1"], ["2"]]),
+        (cost[1] + cost[2], [["0"], ["1", "2"]]),
+        (sum(cost), [["0", "1", "2"]]),
+    ):
+        parts = Collator.of(plain_tokenizer, micro_batch_tokens=budget)(examples)["batch"]
+        assert [list(part.ids) for part in parts] == expected
+        # Each is only as wide as its own prompts need.
+        assert [part.evidence.mask.shape[1] for part in parts] == [3 if "0" in ids else 2 for ids in expected]
 
 
 def test_evidence_is_a_record_of_tensors() -> None:

@@ -159,7 +159,7 @@ def test_doctor_trains_nothing(base: str, tmp_path: Path, capsys: pytest.Capture
     path.write_text(yaml.safe_dump({**recipe, "output_dir": str(tmp_path / "run"), "max_length": 64}))
     assert run("doctor", str(path)) == 0
     said = capsys.readouterr().out
-    assert "P_ij = sigmoid(0.5 (q_i - q_j))" in said and "ok   padded = alone" in said and "6 prompts" in said
+    assert "P_ij = sigmoid(0.5 (q_i - q_j))" in said and "ok   together = alone" in said and "6 prompts" in said
     assert not (tmp_path / "run").exists()
 
 

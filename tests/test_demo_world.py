@@ -33,7 +33,7 @@ from mmpo.demo.world import (
 )
 from mmpo.errors import UserError
 from mmpo.models.policy import response_logps
-from mmpo.types import Tokens
+from tiny import sequences
 
 SMALL = Sizes(taught=40, trained=30, voted=5, held_out=10)
 PROMPT = "which of these are animals : sheep saw cat plum bear ? in alphabetical order ."
@@ -293,24 +293,22 @@ def test_samples_are_the_tokens_that_were_drawn() -> None:
     drawn = sample(model, tokenizer, prompts, seed=1)
     assert drawn.texts == sample(model, tokenizer, prompts, seed=1).texts
     assert drawn.texts != sample(model, tokenizer, prompts, seed=2).texts
-    for n, prompt in enumerate(prompts):
-        real = drawn.tokens.input_ids[n][drawn.tokens.attention_mask[n].bool()]
-        answer = drawn.tokens.input_ids[n][drawn.tokens.response_mask[n].bool()]
-        assert tokenizer.decode(real[: -len(answer)]) == prompt
+    for n, (asked, answer) in enumerate(sequences(drawn.tokens)):
+        assert tokenizer.decode(asked) == prompts[n]
         assert tokenizer.decode(answer, skip_special_tokens=True) == drawn.texts[n]
-        assert (answer[:-1] != tokenizer.eos_token_id).all()
+        assert tokenizer.eos_token_id not in answer[:-1]
+    assert drawn.tokens.slot.tolist() == list(range(len(prompts)))
     with torch.no_grad():
         together = response_logps(model, drawn.tokens)
-        alone = torch.stack([_logp(model, drawn.tokens, n) for n in range(len(prompts))])
+        alone = torch.stack([_logp(model, *texts) for texts in sequences(drawn.tokens)])
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
 
 
-def _logp(model: LlamaForCausalLM, tokens: Tokens, n: int) -> torch.Tensor:
+def _logp(model: LlamaForCausalLM, asked: list[int], answer: list[int]) -> torch.Tensor:
     """log pi(answer | prompt) of one sample, token by token from the definition."""
-    ids = tokens.input_ids[n][tokens.attention_mask[n].bool()]
-    start = len(ids) - int(tokens.response_mask[n].sum())
-    steps = model(ids[None]).logits[0].log_softmax(-1)
-    return sum(steps[t - 1, ids[t]] for t in range(start, len(ids)))
+    ids = [*asked, *answer]
+    steps = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+    return sum(steps[t - 1, ids[t]] for t in range(len(asked), len(ids)))
 
 
 # ----------------------------------------------------------------------------------------------------- the whole road

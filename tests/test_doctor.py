@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoModelForSequenceClassification, RobertaConfig, TrainingArguments
 
 from mmpo import methods
@@ -17,16 +18,16 @@ from mmpo.batch import Limits
 from mmpo.doctor import Finding, examine
 from mmpo.errors import UserError
 from mmpo.methods import CATALOGUE
-from mmpo.models import FrozenCopy, PolicyReader, RewardReader
+from mmpo.models import FrozenCopy, PolicyReader, RewardReader, attention, packed
 from mmpo.setup import Setup, bring_together
 from mmpo.train import self_test, train
 from mmpo.types import Batch, Judgement, Reading
 from tiny import ROWS, data_of, plain, roberta_tokenizer
 
-BOUNDARY, FINITE, PADDED, START, CACHE, GRADES = (
+BOUNDARY, FINITE, TOGETHER, START, CACHE, GRADES = (
     "prompt boundary tokenised alike",
     "finite numbers",
-    "padded = alone",
+    "together = alone",
     "policy = reference at the start",
     "cached = live reference",
     "targets keep their grades",
@@ -77,11 +78,14 @@ def encoder_setup() -> Setup:
 @pytest.mark.parametrize(
     ("task", "options", "checks"),
     [
-        ("policy", {}, [BOUNDARY, FINITE, PADDED, START, GRADES]),
-        ("policy", {"lora": {"r": 4}}, [BOUNDARY, FINITE, PADDED, START, GRADES]),
-        ("policy", {"reference": "cached"}, [BOUNDARY, FINITE, PADDED, START, CACHE, GRADES]),
-        ("policy", {"lora": {"r": 4}, "reference": "cached"}, [BOUNDARY, FINITE, PADDED, START, CACHE, GRADES]),
-        ("reward", {}, [BOUNDARY, FINITE, PADDED, GRADES]),
+        ("policy", {}, [BOUNDARY, FINITE, TOGETHER, START, GRADES]),
+        ("policy", {"lora": {"r": 4}}, [BOUNDARY, FINITE, TOGETHER, START, GRADES]),
+        ("policy", {"reference": "cached"}, [BOUNDARY, FINITE, TOGETHER, START, CACHE, GRADES]),
+        ("policy", {"lora": {"r": 4}, "reference": "cached"}, [BOUNDARY, FINITE, TOGETHER, START, CACHE, GRADES]),
+        ("reward", {}, [BOUNDARY, FINITE, TOGETHER, GRADES]),
+        ("policy", {"layout": "padded"}, [BOUNDARY, FINITE, TOGETHER, START, GRADES]),
+        ("policy", {"layout": "separate", "reference": "cached"}, [BOUNDARY, FINITE, TOGETHER, START, CACHE, GRADES]),
+        ("reward", {"layout": "padded"}, [BOUNDARY, FINITE, TOGETHER, GRADES]),
     ],
 )
 def test_a_good_setup_passes(task: str, options: Any, checks: list[str], setup_of: Callable[..., Setup]) -> None:
@@ -154,7 +158,7 @@ def test_a_cache_of_other_texts(setup_of: Callable[..., Setup]) -> None:
     assert CACHE in failed(setup)
 
 
-# ---------------------------------------------------------------------------------------------- padding
+# ---------------------------------------------------------------------------------------------- company
 
 
 class IgnoresItsMask(torch.nn.Module):
@@ -168,18 +172,18 @@ class IgnoresItsMask(torch.nn.Module):
 
 def test_a_model_that_ignores_its_attention_mask(encoder_setup: Setup) -> None:
     encoder_setup.model = IgnoresItsMask(encoder_setup.model)
-    assert failed(encoder_setup) == [PADDED]
+    assert failed(encoder_setup) == [TOGETHER]
     with pytest.raises(UserError, match="ignores its attention mask, or reads padding; check pad_token"):
         self_test(encoder_setup)
 
 
 def test_a_reward_model_that_pools_a_pad_token(setup_of: Callable[..., Setup]) -> None:
     """Its config names another pad token than the tokenizer's, so it takes padding for the last token."""
-    setup = setup_of("reward")
+    setup = setup_of("reward", layout="padded")
     setup.model.score.weight.data.mul_(30)
     assert failed(setup) == []
     setup.model.config.pad_token_id = 5
-    assert PADDED in failed(setup)
+    assert TOGETHER in failed(setup)
 
 
 def test_padding_shows_although_all_prompts_are_equally_long(encoder_setup: Setup) -> None:
@@ -187,7 +191,34 @@ def test_padding_shows_although_all_prompts_are_equally_long(encoder_setup: Setu
     encoder_setup.examples = encoder_setup.examples[1:2]
     assert failed(encoder_setup) == []
     encoder_setup.model = IgnoresItsMask(encoder_setup.model)
-    assert failed(encoder_setup) == [PADDED]
+    assert failed(encoder_setup) == [TOGETHER]
+
+
+@pytest.mark.parametrize("task", ["policy", "reward"])
+def test_responses_that_feel_each_other_on_a_row(
+    task: str, setup_of: Callable[..., Setup], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole packed row read as one causal text; the reference is misled likewise and does not show it."""
+    setup = setup_of(task)
+    if task == "reward":
+        setup.model.score.weight.data.mul_(30)
+    assert setup.record["layout"] == "shared" and failed(setup) == []
+
+    def as_one_text(query: Any, key: Any, value: Any, trees: Any, rule: attention.Rule) -> torch.Tensor:
+        return scaled_dot_product_attention(query, key, value, is_causal=True, scale=rule.scaling)
+
+    monkeypatch.setattr(attention, "_by_tree", as_one_text)
+    assert failed(setup) == [TOGETHER]
+    with pytest.raises(UserError, match="take layout: padded"):
+        self_test(setup)
+    assert packed.is_enabled(setup.model)
+
+
+def test_a_head_that_reads_otherwise_on_a_row(setup_of: Callable[..., Setup]) -> None:
+    """Even of a response alone: the packed path is held against the model's own."""
+    setup = setup_of(reference="cached")
+    setup.model.packing.head = packed.LinearHead(scale=2.0, cap=None)
+    assert TOGETHER in failed(setup)
 
 
 # ---------------------------------------------------------------------------------------------- numbers and targets

@@ -27,22 +27,25 @@ from transformers import (
 )
 
 from mmpo.batch import Limits
+from mmpo.batch.pack import pack
+from mmpo.batch.tokenize import Encoded
 from mmpo.errors import UserError
 from mmpo.models import (
     AdapterOff,
     FrozenCopy,
     PolicyReader,
     RewardReader,
-    grid,
     load_policy,
     load_reward_model,
     load_tokenizer,
+    packed,
 )
 from mmpo.models.load import adapted, as_reward_model, fitted, with_pad_token, without_dropout
+from mmpo.models.padded import Padded
 from mmpo.models.policy import response_logps
 from mmpo.setup import bring_together
 from mmpo.types import Batch
-from tiny import batch_of, data_of, gradients, minilm, plain, roberta_tokenizer, saved
+from tiny import ROWS, batch_of, data_of, gradients, laid_out, minilm, plain, roberta_tokenizer, saved, sequences
 
 SMALL: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 DECODERS: dict[str, Callable[..., Any]] = {
@@ -80,18 +83,25 @@ def batch(tokenizer: Any) -> Batch:
     return batch_of(data_of(), tokenizer)
 
 
+LAYOUTS: tuple[packed.Layout, ...] = ("padded", "separate", "shared")
+every_layout = pytest.mark.parametrize("layout", LAYOUTS)
+"""A model as it is reads padded rows; taught by ``packed.enable`` it reads packed ones."""
+
+
+def read_in(layout: packed.Layout, tokenizer: Any) -> Batch:
+    return batch_of(data_of(), tokenizer, shared=layout != "separate")
+
+
 def one_by_one(model: Any, batch: Batch) -> torch.Tensor:
     """[B, K] log-probs: each sequence alone, a full softmax at each position, a loop over the response's tokens."""
     out = torch.zeros(batch.evidence.mask.shape)
-    tokens = batch.tokens
-    for n, slot in enumerate(tokens.slot.tolist()):
-        ids = tokens.input_ids[n][tokens.attention_mask[n].bool()]
+    for slot, (asked, said) in zip(batch.tokens.slot.tolist(), sequences(batch.tokens), strict=True):
+        ids = torch.tensor([*asked, *said])
         with torch.no_grad():
             probabilities = model(input_ids=ids[None]).logits[0].double().softmax(-1)
         total = 0.0
-        for at in range(1, len(ids)):
-            if tokens.response_mask[n, at]:
-                total += math.log(probabilities[at - 1, ids[at]])
+        for at in range(max(len(asked), 1), len(ids)):
+            total += math.log(probabilities[at - 1, ids[at]])
         out.view(-1)[slot] = total
     return out
 
@@ -99,16 +109,64 @@ def one_by_one(model: Any, batch: Batch) -> torch.Tensor:
 # ---------------------------------------------------------------------------------------------- policies
 
 
+@every_layout
 @pytest.mark.parametrize("kind", DECODERS)
-def test_log_probs_are_those_of_a_loop_over_positions(kind: str, tokenizer: Any, batch: Batch) -> None:
-    model = policy(kind, tokenizer)
-    reading = PolicyReader()(model, batch)
+def test_log_probs_are_those_of_a_loop_over_positions(kind: str, layout: packed.Layout, tokenizer: Any) -> None:
+    batch = read_in(layout, tokenizer)
+    reading = PolicyReader()(laid_out(policy(kind, tokenizer), tokenizer, layout), batch)
     assert reading.logps is not None and reading.lengths is not None
-    assert_close(reading.logps, one_by_one(model, batch), rtol=1e-5, atol=1e-4)
+    assert_close(reading.logps, one_by_one(policy(kind, tokenizer), batch), rtol=1e-5, atol=1e-4)
     assert reading.logps.dtype == torch.float32 and (reading.logps[~reading.mask] == 0).all()
     counts = [len(tokenizer(text + "</s>", add_special_tokens=False)["input_ids"]) for text in ("Paris.", "an apple")]
     assert reading.lengths[:2, 0].tolist() == counts
     assert reading.ref_logps is None
+
+
+def confident(kind: str, tokenizer: Any) -> Any:
+    """A policy whose head is sure of what it says."""
+    model = policy(kind, tokenizer)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(8)
+    return model
+
+
+def continued(model: Any, ids: tuple[int, ...], length: int) -> tuple[int, ...]:
+    """The most likely tokens behind a text, one after the other."""
+    whole = list(ids)
+    with torch.no_grad():
+        for _ in range(length):
+            whole.append(int(model(input_ids=torch.tensor([whole])).logits[0, -1].argmax()))
+    return tuple(whole[len(ids) :])
+
+
+@every_layout
+@pytest.mark.parametrize("kind", DECODERS)
+def test_statistics_are_those_of_a_loop_over_positions(kind: str, layout: packed.Layout, tokenizer: Any) -> None:
+    """Entropy of the next token and argmax hits, summed over each response; the log-probs stay what they are."""
+    alone = confident(kind, tokenizer)
+    prompts = [tuple(tokenizer(text)["input_ids"]) for text in ("Is 17 a prime number?", "A fox")]
+    data = [Encoded("", prompt, (continued(alone, prompt, 5), (9, 8, 7))) for prompt in prompts]
+    batch = replace(
+        batch_of(data_of(ROWS[:2]), tokenizer),
+        tokens=pack(data, 3, tokenizer.pad_token_id, shared=layout != "separate"),
+    )
+    entropy, hits = (torch.zeros(batch.evidence.mask.shape) for _ in range(2))
+    for slot, (asked, said) in zip(batch.tokens.slot.tolist(), sequences(batch.tokens), strict=True):
+        with torch.no_grad():
+            probabilities = alone(input_ids=torch.tensor([[*asked, *said]])).logits[0].double().softmax(-1)
+        for p, token in zip(probabilities[len(asked) - 1 :], said, strict=False):
+            entropy.view(-1)[slot] += -(p * p.log()).sum()
+            hits.view(-1)[slot] += p.argmax() == token
+    assert hits[:, 0].tolist() == [5, 5] and (entropy[:, :2] > 0.1).all()
+    model = laid_out(confident(kind, tokenizer), tokenizer, layout)
+    reading = PolicyReader(statistics=("entropy", "hits"))(model, batch)
+    assert reading.statistics.keys() == {"entropy", "hits"}
+    assert_close(reading.statistics["entropy"], entropy, rtol=1e-5, atol=1e-4)
+    assert torch.equal(reading.statistics["hits"], hits)
+    assert not any(value.requires_grad for value in reading.statistics.values())
+    plainly = PolicyReader()(model, batch)
+    assert reading.logps is not None and reading.logps.requires_grad and plainly.statistics == {}
+    assert_close(reading.logps, plainly.logps, rtol=0, atol=0)
 
 
 class WithoutKeep(torch.nn.Module):
@@ -127,37 +185,48 @@ def test_logits_left_out_change_nothing(tokenizer: Any, batch: Batch) -> None:
     asked: list[int] = []
     model.register_forward_pre_hook(lambda _, args, kwargs: asked.append(kwargs["logits_to_keep"]), with_kwargs=True)
     some = response_logps(model, batch.tokens)
-    assert len(asked) == 1 and 1 < asked[0] < batch.tokens.input_ids.shape[1]
+    assert len(asked) == 1 and 1 < asked[0] < Padded.of(batch.tokens).input_ids.shape[1]
     assert_close(some, response_logps(WithoutKeep(policy("llama", tokenizer)), batch.tokens), rtol=0, atol=0)
 
 
-def test_a_first_token_without_a_context_has_no_probability(tokenizer: Any) -> None:
-    """GPT-2 puts nothing in front of a text, so an empty prompt leaves the first token of the response unscored."""
-    model = policy("gpt2", tokenizer)
-    with_start = batch_of(data_of([{"prompt": "", "responses": ["Yes.", "No"], "scores": [1, 0]}]), tokenizer)
-    ids = with_start.tokens
-    bare = replace(
-        with_start,
-        tokens=replace(
-            ids,
-            input_ids=ids.input_ids[:, 1:],
-            attention_mask=ids.attention_mask[:, 1:],
-            response_mask=ids.response_mask[:, 1:],
-        ),
+def test_a_packed_row_is_read_without_padding_or_needless_logits(tokenizer: Any) -> None:
+    """One call of the backbone on one row, each prompt once, and no logits of the tokens of prompts."""
+    batch = batch_of(data_of(), tokenizer)
+    model = laid_out(policy("llama", tokenizer), tokenizer, "shared")
+    rows: list[torch.Size] = []
+    model.base_model.register_forward_pre_hook(
+        lambda _, args, kwargs: rows.append(kwargs["input_ids"].shape), with_kwargs=True
     )
-    assert bare.tokens.response_mask[:, 0].all()
-    assert_close(PolicyReader()(model, bare).logps, one_by_one(model, bare), rtol=1e-5, atol=1e-4)
+    found = packed.token_readings(model, batch.tokens)
+    texts = sequences(batch.tokens)
+    asked = sum(len(prompt) for prompt in {tuple(prompt) for prompt, _ in texts})
+    assert rows == [(1, asked + sum(len(said) for _, said in texts))]
+    assert found.logps.shape == (sum(len(said) for _, said in texts),)
+
+
+@every_layout
+def test_a_first_token_without_a_context_has_no_probability(layout: packed.Layout, tokenizer: Any) -> None:
+    """GPT-2 puts nothing in front of a text, so an empty prompt leaves the first token of the response unscored."""
+    texts = [tuple(tokenizer(text + "</s>", add_special_tokens=False)["input_ids"]) for text in ("Yes.", "No")]
+    data = [Encoded("0", (), tuple(texts)), Encoded("1", texts[0][:2], (texts[1],))]
+    bare = replace(
+        batch_of(data_of([{"prompt": "", "responses": ["", ""], "scores": [1, 0]}] * 2), tokenizer),
+        tokens=pack(data, 2, tokenizer.pad_token_id, shared=layout != "separate"),
+    )
+    assert [asked for asked, _ in sequences(bare.tokens)] == [[], [], list(texts[0][:2])]
+    reading = PolicyReader()(laid_out(policy("gpt2", tokenizer), tokenizer, layout), bare)
+    assert_close(reading.logps, one_by_one(policy("gpt2", tokenizer), bare), rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("task", ["policy", "reward"])
 def test_chunks_change_neither_numbers_nor_gradients(
     task: str, tokenizer: Any, batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Chunks of padded rows, and the packed row against the padded ones."""
     model = policy("llama", tokenizer) if task == "policy" else reward("llama", tokenizer)
     coefficients = torch.randn(batch.evidence.mask.shape, generator=torch.Generator().manual_seed(0))
 
-    def read(size: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        monkeypatch.setattr(grid.in_chunks, "__defaults__", (size,))
+    def read(batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         model.zero_grad()
         reading = PolicyReader()(model, batch) if task == "policy" else RewardReader()(model, batch)
         values = reading.logps if task == "policy" else reading.rewards
@@ -165,12 +234,20 @@ def test_chunks_change_neither_numbers_nor_gradients(
         (coefficients * values).sum().backward()
         return values.detach(), gradients(model)
 
-    whole, whole_gradients = read(1000)
-    for size in (1, 5):
-        values, found = read(size)
+    def in_chunks(size: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        monkeypatch.setattr(Padded.chunks, "__defaults__", (size,))
+        assert len(Padded.of(batch.tokens).chunks()) == -(-16 // size)
+        return read(batch)
+
+    whole, whole_gradients = in_chunks(1000)
+    found = {"1": in_chunks(1), "5": in_chunks(5)}
+    for layout in LAYOUTS[1:]:
+        laid_out(model, tokenizer, layout)
+        found[layout] = read(read_in(layout, tokenizer))
+    for values, slopes in found.values():
         assert_close(values, whole, rtol=1e-5, atol=1e-5)
-        assert found.keys() == whole_gradients.keys()
-        for name, gradient in found.items():
+        assert slopes.keys() == whole_gradients.keys()
+        for name, gradient in slopes.items():
             assert_close(gradient, whole_gradients[name], rtol=1e-3, atol=1e-4, msg=lambda m, name=name: f"{name} {m}")
 
 
@@ -187,8 +264,11 @@ def shaken(model: Any, only: str = "") -> Any:
     return model
 
 
-def test_a_frozen_copy_stays_when_the_policy_moves(tokenizer: Any, batch: Batch) -> None:
-    model = policy("llama", tokenizer)
+@every_layout
+def test_a_frozen_copy_stays_when_the_policy_moves(layout: packed.Layout, tokenizer: Any) -> None:
+    """A copy of a model that reads packed rows reads them too, and with its own weights."""
+    batch = read_in(layout, tokenizer)
+    model = laid_out(policy("llama", tokenizer), tokenizer, layout)
     reader = PolicyReader(FrozenCopy.of(model))
     start = reader(model, batch)
     assert_close(start.ref_logps, start.logps, rtol=0, atol=0)
@@ -199,9 +279,12 @@ def test_a_frozen_copy_stays_when_the_policy_moves(tokenizer: Any, batch: Batch)
     assert moved.logps.requires_grad and not moved.ref_logps.requires_grad
 
 
-def test_an_adapter_switched_off_is_the_base_model(tokenizer: Any, batch: Batch) -> None:
+@every_layout
+def test_an_adapter_switched_off_is_the_base_model(layout: packed.Layout, tokenizer: Any) -> None:
+    batch = read_in(layout, tokenizer)
     base = one_by_one(policy("llama", tokenizer), batch)
     model = shaken(adapted(policy("llama", tokenizer), {"r": 4}, "policy"), only="lora").train()
+    laid_out(model, tokenizer, layout)
     reading = PolicyReader(AdapterOff())(model, batch)
     assert reading.logps is not None
     assert_close(reading.ref_logps, base, rtol=1e-5, atol=1e-4)
@@ -278,15 +361,16 @@ def test_one_adapter_is_enough(tokenizer: Any) -> None:
 # ---------------------------------------------------------------------------------------------- reward models
 
 
+@every_layout
 @pytest.mark.parametrize("kind", DECODERS)
-def test_a_decoder_scores_its_last_real_token(kind: str, tokenizer: Any, batch: Batch) -> None:
+def test_a_decoder_scores_its_last_real_token(kind: str, layout: packed.Layout, tokenizer: Any) -> None:
+    batch = read_in(layout, tokenizer)
+    reading = RewardReader()(laid_out(reward(kind, tokenizer), tokenizer, layout), batch)
     model = reward(kind, tokenizer)
-    reading = RewardReader()(model, batch)
     assert reading.rewards is not None
-    for n, slot in enumerate(batch.tokens.slot.tolist()):
-        ids = batch.tokens.input_ids[n][batch.tokens.attention_mask[n].bool()]
+    for slot, (asked, said) in zip(batch.tokens.slot.tolist(), sequences(batch.tokens), strict=True):
         with torch.no_grad():
-            hidden = model.base_model(input_ids=ids[None]).last_hidden_state[0, -1]
+            hidden = model.base_model(input_ids=torch.tensor([[*asked, *said]])).last_hidden_state[0, -1]
             alone = (model.score if hasattr(model, "score") else model.classifier)(hidden)
         assert_close(reading.rewards.view(-1)[slot], alone[0], rtol=1e-4, atol=1e-5)
     assert reading.logps is None
@@ -303,17 +387,21 @@ ENCODERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+@pytest.mark.parametrize("layout", ["padded", "separate"])
 @pytest.mark.parametrize("kind", ENCODERS)
-def test_an_encoder_scores_a_pair_as_its_tokenizer_gives_it(kind: str) -> None:
+def test_an_encoder_scores_a_pair_as_its_tokenizer_gives_it(kind: str, layout: packed.Layout) -> None:
     tokenizer = roberta_tokenizer() if kind == "roberta" else AutoTokenizer.from_pretrained(minilm())
     if kind == "distilbert":
         tokenizer.model_input_names = ["input_ids", "attention_mask"]
-    torch.manual_seed(0)
-    model = AutoModelForSequenceClassification.from_config(ENCODERS[kind](tokenizer))
-    model = shaken(as_reward_model(model, tokenizer)).eval()
-    data = data_of()
+
+    def made() -> Any:
+        torch.manual_seed(0)
+        model = AutoModelForSequenceClassification.from_config(ENCODERS[kind](tokenizer))
+        return shaken(as_reward_model(model, tokenizer)).eval()
+
+    model, data = made(), data_of()
     with torch.no_grad():
-        reading = RewardReader()(model, batch_of(data, tokenizer))
+        reading = RewardReader()(laid_out(made(), tokenizer, layout), batch_of(data, tokenizer))
         assert reading.rewards is not None
         for row, datum in zip(reading.rewards, data, strict=True):
             for said, response in zip(row, datum.responses, strict=False):
@@ -322,9 +410,10 @@ def test_an_encoder_scores_a_pair_as_its_tokenizer_gives_it(kind: str) -> None:
     assert reading.rewards.std() > 0.01
 
 
-def test_the_head_is_trained_beside_the_adapter(tokenizer: Any, batch: Batch) -> None:
-    model = adapted(reward("llama", tokenizer), {"r": 4}, "reward").train()
-    rewards = RewardReader()(model, batch).rewards
+@every_layout
+def test_the_head_is_trained_beside_the_adapter(layout: packed.Layout, tokenizer: Any) -> None:
+    model = laid_out(adapted(reward("llama", tokenizer), {"r": 4}, "reward").train(), tokenizer, layout)
+    rewards = RewardReader()(model, read_in(layout, tokenizer)).rewards
     assert rewards is not None
     rewards[:, 0].sum().backward()
     learned = {name for name, gradient in gradients(model).items() if gradient.abs().sum() > 0}

@@ -12,7 +12,7 @@ from datasets import Dataset
 from transformers import TrainerCallback, TrainingArguments
 
 from mmpo.batch import Limits
-from mmpo.loop import GradedTrainer
+from mmpo.models import packed
 from mmpo.setup import bring_together
 from mmpo.types import Datum, Judgement
 
@@ -69,19 +69,16 @@ class Log(TrainerCallback):
             self.steps.append(logs)
 
 
-def ours(model: Any, tokenizer: Any, method: str, folder: Path) -> list[dict[str, float]]:
-    setup = bring_together(model, method, data(), tokenizer=tokenizer, limits=Limits(256))
+LAYOUTS: tuple[packed.Layout, ...] = ("padded", "separate", "shared")
+
+
+def ours(model: Any, tokenizer: Any, method: str, folder: Path, layout: packed.Layout) -> list[dict[str, float]]:
+    """With every step of four pairs in several micro-batches."""
+    options: dict[str, Any] = {"layout": layout, "micro_batch_tokens": 200}
+    setup = bring_together(model, method, data(), tokenizer=tokenizer, limits=Limits(256), **options)
+    assert len(setup.collator(setup.examples[:4])["batch"]) > 1
     log = Log()
-    trainer = GradedTrainer(
-        setup.model,
-        TrainingArguments(output_dir=str(folder), **COMMON),
-        method=setup.method,
-        reader=setup.reader,
-        tokenizer=tokenizer,
-        train_dataset=setup.examples,
-        callbacks=[log],
-    )
-    trainer.train()
+    setup.trainer(TrainingArguments(output_dir=str(folder), **COMMON), [log]).train()
     return log.steps
 
 
@@ -124,7 +121,8 @@ def test_policy_follows_trl(
     if loss_type != "ipo":
         # TRL reports beta * log-ratio as the reward whatever the loss; for IPO our reward is what the loss sees.
         keys += ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen")
-    same(ours(tiny_policy(0), plain_tokenizer, method, tmp_path / "ours"), log.steps, keys)
+    for layout in LAYOUTS:
+        same(ours(tiny_policy(0), plain_tokenizer, method, tmp_path / layout, layout), log.steps, keys)
 
 
 def test_reward_model_follows_trl(tiny_reward: Any, plain_tokenizer: Any, tmp_path: Path) -> None:
@@ -138,4 +136,5 @@ def test_reward_model_follows_trl(tiny_reward: Any, plain_tokenizer: Any, tmp_pa
     ).train()
     theirs = [{**step, "rewards/margins": step["margin"], "rewards/accuracies": step["accuracy"]} for step in log.steps]
     keys = ("loss", "grad_norm", "rewards/margins", "rewards/accuracies")
-    same(ours(tiny_reward(0), plain_tokenizer, "bradley_terry", tmp_path / "ours"), theirs, keys)
+    for layout in LAYOUTS:
+        same(ours(tiny_reward(0), plain_tokenizer, "bradley_terry", tmp_path / layout, layout), theirs, keys)

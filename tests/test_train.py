@@ -14,14 +14,14 @@ import yaml
 from safetensors.torch import load_file
 from torch.nn.functional import logsigmoid
 from torch.testing import assert_close
-from transformers import TrainerCallback, TrainingArguments
+from transformers import BloomConfig, BloomForCausalLM, TrainerCallback, TrainingArguments
 
 from mmpo import methods
 from mmpo.batch import Limits
 from mmpo.errors import UserError
 from mmpo.evaluate.scoring import Scorer
 from mmpo.loop import GradedTrainer
-from mmpo.models import FrozenCopy, PolicyReader, RewardReader
+from mmpo.models import FrozenCopy, PolicyReader, RewardReader, packed
 from mmpo.recipe import Shape, make_recipe, read_recipe
 from mmpo.setup import bring_together, from_recipe
 from mmpo.train import train, train_recipe
@@ -29,6 +29,7 @@ from mmpo.types import Datum, Judgement, Outcome
 from tiny import ROWS, batch_of, data_of, gradients, minilm, plain, rows_file, saved
 
 LIMITS = Limits(64)
+EIGHT = [*ROWS, *({**row, "prompt": f"Again: {row['prompt']}"} for row in ROWS[:2])]
 
 
 def arguments(folder: Path, **more: Any) -> TrainingArguments:
@@ -240,10 +241,14 @@ def weights(trainer: GradedTrainer) -> dict[str, torch.Tensor]:
     return {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
 
 
+@pytest.mark.parametrize("normalises", [True, False], ids=["normalises", "leaves"])
 @pytest.mark.parametrize("task", ["policy", "reward"])
-def test_two_times_four_is_eight(task: str, make: Any, tokenizer: Any, tmp_path: Path) -> None:
-    """Accumulating 4 batches of 2 prompts takes the step of one batch of 8, though K differs among the prompts."""
-    data = data_of([*ROWS, *ROWS[:2]])
+def test_two_times_four_is_eight(task: str, normalises: bool, make: Any, tokenizer: Any, tmp_path: Path) -> None:
+    """Accumulating 4 batches of 2 prompts takes the step of one batch of 8, though K differs among the prompts.
+
+    Whether the model's own loss could be divided by the tokens of a step must not matter.
+    """
+    data = data_of(EIGHT)
     start = {name: weight.detach().clone() for name, weight in make(task).named_parameters()}
     runs = []
     for size, steps in ((8, 1), (2, 4)):
@@ -256,7 +261,9 @@ def test_two_times_four_is_eight(task: str, make: Any, tokenizer: Any, tmp_path:
             learning_rate=1.0,
             max_grad_norm=1e9,
         )
-        trainer = train(make(task), METHOD[task], data, args, tokenizer=tokenizer, limits=LIMITS, shape=Shape())
+        model = make(task)
+        model.accepts_loss_kwargs = normalises
+        trainer = train(model, METHOD[task], data, args, tokenizer=tokenizer, limits=LIMITS, shape=Shape())
         runs.append((weights(trainer), trainer.state.log_history[0]))
     (whole, whole_log), (parts, parts_log) = runs
     assert max(float((whole[name] - start[name]).abs().max()) for name in whole) > 1e-3
@@ -264,6 +271,74 @@ def test_two_times_four_is_eight(task: str, make: Any, tokenizer: Any, tmp_path:
         assert_close(parts[name], weight, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
     for key in ("loss", "grad_norm", "rewards/margins", "rewards/chosen", "rewards/accuracies"):
         assert parts_log[key] == pytest.approx(whole_log[key], rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("task", ["policy", "reward"])
+def test_micro_batches_change_nothing_but_memory(task: str, make: Any, tokenizer: Any, tmp_path: Path) -> None:
+    """One step of eight prompts, read one by one, a few at a time and all at once."""
+    data = data_of(EIGHT)
+    start = {name: weight.detach().clone() for name, weight in make(task).named_parameters()}
+    runs, parts = [], []
+    for size in (1, 50, 120, 10_000):
+        args = arguments(
+            tmp_path / str(size),
+            max_steps=1,
+            per_device_train_batch_size=8,
+            optim="sgd",
+            learning_rate=1.0,
+            max_grad_norm=1e9,
+        )
+        options: dict[str, Any] = {"tokenizer": tokenizer, "limits": LIMITS, "micro_batch_tokens": size}
+        trainer = train(make(task), METHOD[task], data, args, eval_data=data, **options)
+        parts.append(len(next(iter(trainer.get_train_dataloader()))["batch"]))
+        runs.append((weights(trainer), trainer.state.log_history))
+        assert json.loads((tmp_path / str(size) / "run.json").read_text())["micro_batch_tokens"] == size
+    assert parts[0] == 8 and 1 < parts[2] < 8 and parts[3] == 1
+    whole, (step, *_, evaluated) = runs[3]
+    assert max(float((whole[name] - start[name]).abs().max()) for name in whole) > 1e-3
+    for found, log in runs[:3]:
+        for name, weight in found.items():
+            assert_close(weight, whole[name], rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+        for key in ("loss", "grad_norm", "rewards/margins", "rewards/chosen", "rewards/accuracies"):
+            assert log[0][key] == pytest.approx(step[key], rel=1e-4, abs=1e-6)
+        for key in ("eval_loss", "eval_rewards/margins", "eval_rewards/accuracies"):
+            assert log[-1][key] == pytest.approx(evaluated[key], rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("task", ["policy", "reward"])
+@pytest.mark.parametrize(
+    ("prompts", "splits"),
+    [
+        (6, ((4, 1), (2, 2), (1, 4))),  # steps of 4 and 2 prompts: the last one has fewer batches
+        (5, ((5, 1), (3, 2), (2, 3))),  # one step of batches of 3 and 2, or of 2, 2 and 1
+        (5, ((4, 1), (2, 2), (1, 4))),  # steps of 4 and 1
+    ],
+)
+def test_an_uneven_end_counts_every_prompt_once(
+    task: str, prompts: int, splits: tuple[tuple[int, int], ...], make: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    """After one epoch the weights are those of whole batches, however a step was cut into batches."""
+    runs = []
+    for size, steps in splits:
+        args = arguments(
+            tmp_path / f"{size} {steps}",
+            max_steps=-1,
+            num_train_epochs=1,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=steps,
+            optim="sgd",
+            learning_rate=0.5,
+            max_grad_norm=1e9,
+        )
+        options: dict[str, Any] = {"tokenizer": tokenizer, "limits": LIMITS, "micro_batch_tokens": 100}
+        trainer = train(make(task), METHOD[task], data_of(ROWS[:prompts]), args, **options)
+        assert trainer.state.global_step == -(-prompts // (size * steps))
+        runs.append((weights(trainer), history(tmp_path / f"{size} {steps}", "loss")))
+    (whole, losses), *others = runs
+    for found, logged in others:
+        assert logged == pytest.approx(losses, abs=1e-6)
+        for name, weight in found.items():
+            assert_close(weight, whole[name], rtol=0, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
 
 
 class Count(TrainerCallback):
@@ -341,6 +416,124 @@ def test_the_seed_of_the_recipe_decides(lora: Any, tiny_policy: Any, tokenizer: 
     assert any("score" in name and not torch.equal(heads[0][name], heads[2][name]) for name in heads[0])
 
 
+# ---------------------------------------------------------------------------------------------- layouts
+
+LAYOUTS = ("padded", "separate", "shared")
+
+
+@pytest.mark.parametrize("task", ["policy", "reward"])
+def test_every_layout_trains_alike(task: str, make: Any, tokenizer: Any, tmp_path: Path) -> None:
+    base, data = saved(make(task), tokenizer, tmp_path / "base"), rows_file(tmp_path)
+    asked: dict[str, dict[str, Any]] = {
+        **{layout: {"layout": layout} for layout in LAYOUTS},
+        "nothing": {},
+        "checkpointed": {"gradient_checkpointing": True},
+    }
+    runs = {}
+    for name, keys in asked.items():
+        settings = {"method": METHOD[task], "max_steps": 6, "logging_steps": 1, "learning_rate": 1e-3, "seed": 5}
+        trainer = train_recipe(recipe_in(tmp_path / name, base, data, eval_data=data, **settings, **keys))
+        layout = keys.get("layout", "shared")
+        assert packed.is_enabled(trainer.model) == (layout != "padded")
+        assert layout == "padded" or trainer.data_collator.shared == (layout == "shared")
+        record = json.loads((tmp_path / name / "run.json").read_text())
+        # Only what falls short of what was asked for has a reason.
+        assert record["layout"] == layout and record["layout_reason"] is None
+        runs[name] = history(tmp_path / name, "loss") + history(tmp_path / name, "eval_loss")
+    assert len(runs["padded"]) == 7 and len(set(runs["padded"])) == 7
+    for losses in runs.values():
+        assert losses == pytest.approx(runs["padded"], abs=1e-5)
+
+
+def bloom(tokenizer: Any) -> Any:
+    """Its attention is its own, so that it cannot read packed rows."""
+    torch.manual_seed(0)
+    return BloomForCausalLM(BloomConfig(vocab_size=len(tokenizer), hidden_size=32, n_layer=2, n_head=2))
+
+
+def test_the_best_layout_that_a_model_can_read_is_told_and_recorded(
+    tokenizer: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(bloom(tokenizer), "dpo", data_of(), arguments(tmp_path), tokenizer=tokenizer, limits=LIMITS)
+    reason = "its attention does not go through the attention interface of transformers"
+    assert f"padded batches: {reason}" in capsys.readouterr().out
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert (record["layout"], record["layout_reason"]) == ("padded", reason)
+    setup = bring_together(minilm(), "mmpo_reward", data_of(), limits=LIMITS)
+    reason = "it reads prompt and response in both directions"
+    assert (setup.record["layout"], setup.record["layout_reason"]) == ("separate", reason)
+    assert f"separate batches: {reason}" in setup.account
+
+
+def test_an_impossible_layout_is_refused_with_the_possible_one(make: Any, tokenizer: Any) -> None:
+    options: dict[str, Any] = {"tokenizer": tokenizer, "limits": LIMITS}
+    for layout in ("shared", "separate"):
+        with pytest.raises(UserError, match=rf"layout is '{layout}', but .*its attention .*; take layout: padded$"):
+            bring_together(bloom(tokenizer), "dpo", data_of(), layout=layout, **options)
+    bring_together(bloom(tokenizer), "dpo", data_of(), layout="padded", **options)
+    with pytest.raises(UserError, match=r"layout is 'shared', .* in both directions; take layout: separate$"):
+        bring_together(minilm(), "mmpo_reward", data_of(), layout="shared", limits=LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("layout", "packed"), ("micro_batch_tokens", 0), ("statistics", ["perplexity"])]
+)
+def test_values_that_mean_nothing_are_refused(key: str, value: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"recipe: {key}"):
+        recipe_in(tmp_path, "base", "rows.jsonl", **{key: value})
+
+
+def test_statistics_of_a_reward_model_are_refused(make: Any, tokenizer: Any) -> None:
+    with pytest.raises(UserError, match="statistics entropy are of a policy; a reward model has none"):
+        bring_together(make("reward"), "mmpo_reward", data_of(), tokenizer=tokenizer, statistics=["entropy"])
+
+
+# ---------------------------------------------------------------------------------------------- the reference's cache
+
+
+@pytest.mark.parametrize("lora", [None, {"r": 4}])
+def test_a_cached_reference_is_read_once_for_all_runs(
+    lora: Any, tiny_policy: Any, tokenizer: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another beta asks for nothing new; another row for its own responses; another model for everything."""
+    bases = [saved(tiny_policy(seed), tokenizer, tmp_path / f"base{seed}") for seed in (0, 1)]
+    rows = rows_file(tmp_path)
+    more = rows_file(tmp_path, [*ROWS, EIGHT[-1]], "more.jsonl")
+
+    def computed(name: str, base: str, data: str, **options: Any) -> int:
+        settings = {"reference": "cached", "reference_cache": str(tmp_path / "cache"), "logging_steps": 1}
+        method = {"name": "mmpo", "gamma": 0.5, **options}
+        train_recipe(recipe_in(tmp_path / name, base, data, method=method, lora=lora, eval_data=rows, **settings))
+        record = json.loads((tmp_path / name / "run.json").read_text())
+        found = record["reference_cache"]
+        assert Path(found["path"]).parent == tmp_path / "cache" and Path(found["path"]).is_file()
+        assert f"{found['computed']} responses computed, the others known in {found['path']}" in capsys.readouterr().out
+        assert any(line.startswith("ok   cached = live reference") for line in record["self_test"])
+        return int(found["computed"])
+
+    # Training and held-out rows are the same 16 responses; they are read once.
+    assert computed("first", bases[0], rows) == 16
+    assert computed("beta", bases[0], rows, beta=0.5) == 0
+    assert computed("more", bases[0], more) == len(EIGHT[-1]["responses"])
+    assert computed("model", bases[1], rows) == 16
+    assert len(list((tmp_path / "cache").glob("reference-*.sqlite"))) == 2
+    assert history(tmp_path / "beta", "loss") == [pytest.approx(math.log(2), abs=1e-6)]
+
+
+def test_a_cached_reference_trains_as_a_copy_does(make: Any, tokenizer: Any, tmp_path: Path) -> None:
+    losses = []
+    for name, reference in (("copy", "copy"), ("cold", "cached"), ("warm", "cached")):
+        args = arguments(tmp_path / name)
+        options: dict[str, Any] = {"reference_cache": tmp_path / "cache"} if reference == "cached" else {}
+        train(
+            make("policy"), "mmpo", data_of(), args, tokenizer=tokenizer, limits=LIMITS, reference=reference, **options
+        )
+        losses.append(history(tmp_path / name, "loss"))
+    copy, cold, warm = losses
+    assert cold == pytest.approx(copy, abs=1e-5) and warm == cold and len(set(copy)) == 6
+    assert json.loads((tmp_path / "warm" / "run.json").read_text())["reference_cache"]["computed"] == 0
+
+
 # ---------------------------------------------------------------------------------------------- measuring
 
 
@@ -376,7 +569,7 @@ def test_evaluation_is_the_exact_mean_over_prompts(make: Any, tokenizer: Any, tm
                 margin += lead
     assert found["eval_rewards/accuracies"] == pytest.approx(right / 15)
     assert found["eval_rewards/margins"] == pytest.approx(margin / 15, rel=1e-5)
-    assert found["eval_rewards/margins"] == pytest.approx(found["eval_rewards/chosen"] - found["eval_rewards/rejected"])
+    assert found["eval_rewards/rejected"] + found["eval_rewards/margins"] == pytest.approx(found["eval_rewards/chosen"])
 
 
 def test_a_model_with_an_adapter_is_still_itself_after_it_was_saved(make: Any, tokenizer: Any, tmp_path: Path) -> None:
@@ -399,6 +592,34 @@ def test_trackers_get_the_metrics(make: Any, tokenizer: Any, tmp_path: Path) -> 
     log = EventAccumulator(str(events))
     log.Reload()
     assert {"train/loss", "train/rewards/margins", "train/rewards/accuracies"} <= set(log.Tags()["scalars"])
+
+
+@torch.no_grad()
+def test_statistics_are_means_over_response_tokens(make: Any, tokenizer: Any, tmp_path: Path) -> None:
+    """Of the first step, in micro-batches, and of an evaluation, against every token of every response alone."""
+    model, start = make("policy"), make("policy").eval()
+    for one in (model, start):
+        # A model that says the last token again, so that it is right now and then.
+        one.lm_head.weight.copy_(10 * one.model.embed_tokens.weight)
+    data = data_of([*ROWS, {"prompt": "Sing.\n", "responses": ["!!!!!", "Yes!"], "scores": [1, 2]}])
+    hits = entropy = 0.0
+    counted = 0
+    for datum in data:
+        for response in datum.responses:
+            asked = tokenizer(str(datum.prompt))["input_ids"]
+            ids = tokenizer(f"{datum.prompt}{response}</s>")["input_ids"]
+            p = start(torch.tensor([ids])).logits[0].double().softmax(-1)[len(asked) - 1 : -1]
+            entropy -= float((p * p.log()).sum())
+            hits += float((p.argmax(-1) == torch.tensor(ids[len(asked) :])).sum())
+            counted += len(p)
+    assert 4 <= hits < counted / 2
+    args = arguments(tmp_path, max_steps=1, per_device_train_batch_size=7, learning_rate=0.0)
+    options: dict[str, Any] = {"statistics": ("entropy", "hits"), "micro_batch_tokens": 100}
+    with torch.enable_grad():
+        train(model, "dpo", data, args, eval_data=data, tokenizer=tokenizer, limits=LIMITS, **options)
+    for prefix in ("", "eval_"):
+        assert history(tmp_path, f"{prefix}entropy")[0] == pytest.approx(entropy / counted, rel=1e-5)
+        assert history(tmp_path, f"{prefix}mean_token_accuracy")[0] == pytest.approx(hits / counted, rel=1e-6)
 
 
 # ---------------------------------------------------------------------------------------------- one folder, one run

@@ -15,7 +15,8 @@ from transformers import PreTrainedTokenizerFast
 
 from conftest import TEXT
 from mmpo.batch import Collator, Limits, prepare
-from mmpo.types import Batch, Datum
+from mmpo.models import packed
+from mmpo.types import Batch, Datum, Tokens
 
 ROWS: list[dict[str, Any]] = [
     {
@@ -49,8 +50,28 @@ def data_of(rows: Iterable[Mapping[str, Any]] = ROWS) -> list[Datum]:
     ]
 
 
-def batch_of(data: list[Datum], tokenizer: Any, limits: Limits | None = None) -> Batch:
-    return Collator.of(tokenizer).batch(prepare(data, tokenizer, limits or Limits(128))[0])
+def batch_of(data: list[Datum], tokenizer: Any, limits: Limits | None = None, shared: bool = True) -> Batch:
+    return Collator.of(tokenizer, shared).batch(prepare(data, tokenizer, limits or Limits(128))[0])
+
+
+def sequences(tokens: Tokens) -> list[tuple[list[int], list[int]]]:
+    """The ids of each sequence, walked off the row: the prompt and what stands behind it."""
+    rest = tokens.input_ids.tolist()
+    found = []
+    for prompt, *responses in tokens.trees:
+        asked, rest = rest[:prompt], rest[prompt:]
+        for length in responses:
+            found.append((asked, rest[:length]))
+            rest = rest[length:]
+    assert not rest
+    return found
+
+
+def laid_out(model: Any, tokenizer: Any, layout: packed.Layout) -> Any:
+    """The model, taught to read the layout."""
+    assert packed.enable(model, tokenizer, layout)[0] == layout
+    assert packed.is_enabled(model) == (layout != "padded")
+    return model
 
 
 def plain(tokenizer: Any) -> Any:
