@@ -21,11 +21,12 @@ from torch.utils.checkpoint import checkpoint
 STATISTICS = ("entropy", "hits")
 """What can be asked of the distribution over the next token besides the log-prob of the label."""
 
-CHUNK_BYTES = 64 * 2**20
-"""Logits that live at once, counted in fp32."""
+CHUNK_BYTES = {"cpu": 128 * 2**20, "cuda": 512 * 2**20}
+"""Logits that live at once, counted in fp32, where the caller does not say: on a GPU every chunk reads the whole weight
+and adds to its whole gradient, which small chunks do not earn back."""
 
-BLOCKS = 8
-"""A full chunk is normalised in so many blocks of rows: their working copies stay in cache, and are an eighth of it."""
+BLOCKS = 16
+"""A full chunk is normalised in so many blocks of rows: their working copies stay in cache and add little to memory."""
 
 _spare: deque[Tensor] = deque(maxlen=1)
 """The memory of the last chunk on CPU, for the next one: the kernel takes longer to hand out fresh pages than the
@@ -72,7 +73,7 @@ def linear_log_probs(
     scale: float = 1.0,
     cap: float | None = None,
     statistics: Collection[str] = (),
-    chunk_bytes: int = CHUNK_BYTES,
+    chunk_bytes: int | None = None,
 ) -> TokenReadings:
     """Log-probs of labels under a linear head: log softmax(logits)[label], logits = scale * (hidden @ weight.T + bias).
 
@@ -80,7 +81,7 @@ def linear_log_probs(
     products run in its dtype, the softmax in fp32; gradients come in the dtype of what they belong to, and sums over
     chunks are made in fp32. Gradients are made only for what requires them, and once: there is no second derivative.
 
-    Besides the logits of one chunk (two bytes each in bf16), working copies of about three eighths of it live at once.
+    Besides the logits of one chunk (two bytes each in bf16), working copies of up to a fifth of it live at once.
 
     Args:
         hidden: [M, H].
@@ -90,7 +91,7 @@ def linear_log_probs(
         scale: factor on the logits.
         cap: bound of the logits, in nats.
         statistics: which of ``STATISTICS`` to read as well.
-        chunk_bytes: size of a chunk's logits in fp32; a chunk has at least one row.
+        chunk_bytes: size of a chunk's logits in fp32, or None for ``CHUNK_BYTES``; a chunk has at least one row.
 
     Raises:
         ValueError: an unknown statistic.
@@ -99,7 +100,9 @@ def linear_log_probs(
     inputs = (hidden, weight, bias)
     keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
     return TokenReadings(
-        *_linear(*inputs, labels, _Head(scale, cap or None, _dtype(hidden), chunk_bytes), statistics, keep)
+        *_linear(
+            *inputs, labels, _Head(scale, cap or None, _dtype(hidden), _size(chunk_bytes, hidden)), statistics, keep
+        )
     )
 
 
@@ -109,7 +112,7 @@ def log_probs_through(
     labels: Tensor,
     *,
     statistics: Collection[str] = (),
-    chunk_bytes: int = CHUNK_BYTES,
+    chunk_bytes: int | None = None,
     vocabulary: int,
 ) -> TokenReadings:
     """Log-probs of labels under any head: an adapter on it, quantised weights, its own processing of the logits.
@@ -122,14 +125,14 @@ def log_probs_through(
         hidden: [M, H].
         labels: [M] int64, in [0, V).
         statistics: which of ``STATISTICS`` to read as well.
-        chunk_bytes: size of a chunk's logits in fp32; a chunk has at least one row.
+        chunk_bytes: size of a chunk's logits in fp32, or None for ``CHUNK_BYTES``; a chunk has at least one row.
         vocabulary: V.
 
     Raises:
         ValueError: an unknown statistic.
     """
     _check(statistics)
-    rows, block = _rows(vocabulary, chunk_bytes)
+    rows, block = _rows(vocabulary, _size(chunk_bytes, hidden))
 
     def read(hidden: Tensor, labels: Tensor) -> TokenReadings:
         return TokenReadings(*_LabelLogProbs.apply(logits_of(hidden), labels, statistics, block))
@@ -150,7 +153,7 @@ def read_logits(logits: Tensor, labels: Tensor, statistics: Collection[str] = ()
         ValueError: an unknown statistic.
     """
     _check(statistics)
-    _, block = _rows(logits.shape[-1], CHUNK_BYTES)
+    _, block = _rows(logits.shape[-1], _size(None, logits))
     return TokenReadings(*_LabelLogProbs.apply(logits, labels, statistics, block))
 
 
@@ -166,6 +169,10 @@ def _dtype(hidden: Tensor) -> torch.dtype:
     if hidden.dtype != torch.float64 and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
     return hidden.dtype
+
+
+def _size(chunk_bytes: int | None, like: Tensor) -> int:
+    return CHUNK_BYTES.get(like.device.type, CHUNK_BYTES["cpu"]) if chunk_bytes is None else chunk_bytes
 
 
 def _rows(vocabulary: int, chunk_bytes: int) -> tuple[int, int]:
