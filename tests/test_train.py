@@ -17,7 +17,7 @@ from torch.testing import assert_close
 from transformers import BloomConfig, BloomForCausalLM, TrainerCallback, TrainingArguments
 
 from mmpo import methods
-from mmpo.batch import Limits
+from mmpo.batch import Collator, Limits
 from mmpo.errors import UserError
 from mmpo.evaluate.scoring import Scorer
 from mmpo.loop import GradedTrainer
@@ -25,7 +25,7 @@ from mmpo.models import FrozenCopy, PolicyReader, RewardReader, packed
 from mmpo.recipe import Shape, make_recipe, read_recipe
 from mmpo.setup import bring_together, from_recipe
 from mmpo.train import train, train_recipe
-from mmpo.types import Datum, Judgement, Outcome
+from mmpo.types import Batch, Datum, Judgement, Outcome
 from tiny import ROWS, batch_of, data_of, gradients, minilm, plain, rows_file, saved
 
 LIMITS = Limits(64)
@@ -518,6 +518,38 @@ def test_a_cached_reference_is_read_once_for_all_runs(
     assert computed("model", bases[1], rows) == 16
     assert len(list((tmp_path / "cache").glob("reference-*.sqlite"))) == 2
     assert history(tmp_path / "beta", "loss") == [pytest.approx(math.log(2), abs=1e-6)]
+
+
+def test_what_was_read_before_a_stop_is_not_read_again(
+    make: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Collator.chunks, "__defaults__", (60,))
+    options: dict[str, Any] = {"tokenizer": tokenizer, "limits": LIMITS, "reference": "cached"}
+    options["reference_cache"] = tmp_path
+    read = FrozenCopy.__call__
+    seen: list[int] = []
+
+    def stopped(self: FrozenCopy, model: Any, batch: Batch) -> torch.Tensor:
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        seen.append(int(batch.evidence.mask.sum()))
+        return read(self, model, batch)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(FrozenCopy, "__call__", stopped)
+        bring_together(make("policy"), "dpo", data_of(), **options)
+    setup = bring_together(make("policy"), "dpo", data_of(), **options)
+    assert setup.record["reference_cache"]["computed"] == 16 - sum(seen) < 16
+    fresh = bring_together(make("policy"), "dpo", data_of(), **{**options, "reference_cache": tmp_path / "fresh"})
+    for found, whole in zip(setup.examples, fresh.examples, strict=True):
+        assert_close(found.ref_logps, whole.ref_logps, rtol=0, atol=1e-4)
+
+
+def test_a_reference_that_is_not_finite_is_refused(make: Any, tokenizer: Any) -> None:
+    model = make("policy")
+    model.model.layers[0].mlp.up_proj.weight.data[0, 0] = math.nan
+    with pytest.raises(UserError, match=r"^0: the reference gives its responses the log-probs \[nan, nan\]; look at"):
+        bring_together(model, "dpo", data_of(), tokenizer=tokenizer, limits=LIMITS, reference="cached", layout="padded")
 
 
 def test_a_cached_reference_trains_as_a_copy_does(make: Any, tokenizer: Any, tmp_path: Path) -> None:
