@@ -65,8 +65,8 @@ class GradedTrainer(transformers.Trainer):
         args.torch_compile_backend = backend
         self.method, self.reader = method, reader
         self.tallies = {"train": Tally(), "eval": Tally()}
-        # compute_loss divides by the prompts of the whole step itself.
-        self.loss_is_scaled_for_ga = True
+        # compute_loss divides by the prompts of the whole step itself. Earlier releases of transformers ask the latter.
+        self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = True
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         """Several processes share the prompts that one process would take for a step, each about as many tokens."""
