@@ -76,14 +76,16 @@ def is_enabled(model: Any) -> bool:
 
 @contextmanager
 def set_aside(model: Any) -> Iterator[None]:
-    """The model read on padded rows for a while."""
-    packing = getattr(innermost(model), "packing", None)
+    """The model read on padded rows for a while, with its own attention."""
+    inner = innermost(model)
+    packing = getattr(inner, "packing", None)
     if packing is None:
         yield
         return
     packing.active = False
     try:
-        yield
+        with _attention(inner, packing.implementation):
+            yield
     finally:
         packing.active = True
 
@@ -167,6 +169,16 @@ def _both_ways(plain: Callable[..., Any]) -> Callable[..., Any]:
         return _read(self, packed, statistics)
 
     return forward
+
+
+@contextmanager
+def _attention(inner: Any, implementation: str | None) -> Iterator[None]:
+    """An enabled model with another attention for a while."""
+    inner.set_attn_implementation(implementation)
+    try:
+        yield
+    finally:
+        inner.set_attn_implementation(attention.NAME)
 
 
 def _unfit(inner: Any) -> str | None:
@@ -253,7 +265,9 @@ def _own_logits(inner: Any, states: Tensor) -> Tensor:
 class _Answer(BaseModelOutputWithPoolingAndCrossAttentions):
     """Hidden states, and None to whatever else a head may look for."""
 
-    router_logits = None
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
 
 
 class _Known(torch.nn.Module):
@@ -306,16 +320,6 @@ def _trial(model: Any, tokenizer: Any, shared: bool) -> str | None:
         return f"it fails on packed rows ({type(error).__name__}: {error})"
     finally:
         inner.train(training)
-
-
-@contextmanager
-def _eager(inner: Any) -> Iterator[None]:
-    """The model with the attention of its own code."""
-    inner.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        inner.set_attn_implementation(attention.NAME)
 
 
 @contextmanager
@@ -383,7 +387,7 @@ def _fault(model: Any, tokenizer: Any, shared: bool) -> str | None:
     exact = dtype in (torch.float32, torch.float64)
     tokens = row(data)
     together = read(packed, tokens)
-    with _eager(inner):
+    with _attention(inner, "eager"):
         alone = torch.cat([read(padded, row([replace(one, responses=(r,))])) for one in data for r in one.responses])
     if not torch.allclose(together, alone, *((1e-4, 1e-4) if exact else (3e-2, 3e-2))):
         return "responses read otherwise on a packed row than alone"
