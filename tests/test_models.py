@@ -160,7 +160,9 @@ def test_statistics_are_those_of_a_loop_over_positions(kind: str, layout: packed
     assert hits[:, 0].tolist() == [5, 5] and (entropy[:, :2] > 0.1).all()
     model = laid_out(confident(kind, tokenizer), tokenizer, layout)
     reading = PolicyReader(statistics=("entropy", "hits"))(model, batch)
-    assert reading.statistics.keys() == {"entropy", "hits"}
+    assert reading.statistics.keys() == {"entropy", "hits", "tokens"}
+    assert reading.lengths is not None
+    assert torch.equal(reading.statistics["tokens"], reading.lengths)
     assert_close(reading.statistics["entropy"], entropy, rtol=1e-5, atol=1e-4)
     assert torch.equal(reading.statistics["hits"], hits)
     assert not any(value.requires_grad for value in reading.statistics.values())

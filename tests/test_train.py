@@ -483,6 +483,16 @@ def test_values_that_mean_nothing_are_refused(key: str, value: Any, tmp_path: Pa
         recipe_in(tmp_path, "base", "rows.jsonl", **{key: value})
 
 
+def test_a_cache_without_a_cached_reference_is_refused(make: Any, tokenizer: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="add reference: cached, or leave it out"):
+        bring_together(make("policy"), "dpo", data_of(), tokenizer=tokenizer, reference_cache=tmp_path)
+    content = {"model": "m", "method": "simpo", "data": "d.jsonl", "output_dir": "o"}
+    with pytest.raises(UserError, match="reference_cache needs reference: cached"):
+        make_recipe({**content, "reference_cache": "there"})
+    with pytest.raises(UserError, match="statistics are of a policy"):
+        make_recipe({**content, "method": "mmpo_reward", "statistics": ["entropy"]})
+
+
 def test_statistics_of_a_reward_model_are_refused(make: Any, tokenizer: Any) -> None:
     with pytest.raises(UserError, match="statistics entropy are of a policy; a reward model has none"):
         bring_together(make("reward"), "mmpo_reward", data_of(), tokenizer=tokenizer, statistics=["entropy"])

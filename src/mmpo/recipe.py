@@ -220,6 +220,10 @@ def _check_method(recipe: Recipe, where: str) -> None:
         check_reference(recipe.reference, method, adapter=recipe.lora is not None)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
+    if recipe.reference_cache is not None and recipe.reference != "cached":
+        raise UserError(f"{where}: reference_cache needs reference: cached; add it, or leave reference_cache out")
+    if recipe.statistics and method.task == "reward":
+        raise UserError(f"{where}: statistics are of a policy, and {name!r} trains a reward model; leave them out")
     if recipe.task not in (None, method.task):
         raise UserError(f"{where}: method {name!r} trains a {method.task} model, but task is {recipe.task!r}")
 

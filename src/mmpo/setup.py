@@ -175,6 +175,8 @@ def bring_together(
         model.to(args.device)
     autocast = mixed_precision(args)
     kind = _reference_kind(method, model, reference)
+    if reference_cache is not None and kind != "cached":
+        raise UserError("reference_cache is the folder of a cached reference; add reference: cached, or leave it out")
     examples, cuts = prepare(data, tokenizer, limits, on_bad_row)
     stated = check_needs(method, examples, offset)
     eval_examples, eval_cuts = prepare(eval_data, tokenizer, limits, on_bad_row) if eval_data else ([], None)

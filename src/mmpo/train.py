@@ -64,7 +64,8 @@ def train(
 
 def train_recipe(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> GradedTrainer:
     """Train what a recipe says. Run again, it goes on from the last checkpoint."""
-    identity = recipe.model_dump(mode="json")
+    # How a step is laid out changes nothing but time and memory, so that a run may go on in smaller parts.
+    identity = recipe.model_dump(mode="json", exclude={"layout", "micro_batch_tokens", "reference_cache"})
     check_folder(recipe.output_dir, identity)
     args = recipe.arguments()
     setup = from_recipe(recipe)

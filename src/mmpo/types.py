@@ -207,7 +207,8 @@ class Reading(Tensors):
         ref_logps: [B, K] log ref(y|x), likewise, without gradient.
         lengths: [B, K] number of response tokens.
         rewards: [B, K] explicit rewards of a reward model.
-        statistics: further sums over the response tokens, each [B, K] without gradient, where they were asked for.
+        statistics: further sums over the scored tokens, each [B, K] without gradient, where they were asked for, and
+            the number of these "tokens".
     """
 
     mask: Tensor

@@ -52,10 +52,9 @@ class Tally:
         self.comparisons += won.sum()
         for name, term in outcome.terms.items():
             self._sum(f"terms/{name}", term)
-        for name, value in reading.statistics.items():
-            self._sum(OF_TOKENS[name], value)
-        if reading.statistics:
-            self.tokens += reading.require("lengths").sum()
+        for name in reading.statistics.keys() & OF_TOKENS.keys():
+            self._sum(OF_TOKENS[name], reading.statistics[name])
+        self.tokens += reading.statistics["tokens"].sum() if reading.statistics else 0.0
         self._sum("loss", outcome.losses)
         self.data += len(outcome.losses)
 

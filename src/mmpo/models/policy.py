@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from mmpo.models import packed, padded
@@ -58,10 +59,13 @@ class PolicyReader:
         if ref is None and self.reference is not None:
             ref = self.reference(model, batch)
         said = token_readings(model, batch.tokens, self.statistics)
+        asked = {name: getattr(said, name) for name in self.statistics}
+        if asked:
+            asked["tokens"] = torch.ones_like(said.logps, requires_grad=False)
         return Reading(
             mask=batch.evidence.mask,
             logps=to_grid(_summed(said.logps, batch.tokens), batch),
             ref_logps=ref,
             lengths=to_grid(batch.tokens.lengths, batch),
-            statistics={name: to_grid(_summed(getattr(said, name), batch.tokens), batch) for name in self.statistics},
+            statistics={name: to_grid(_summed(value, batch.tokens), batch) for name, value in asked.items()},
         )
