@@ -34,7 +34,7 @@ HOW = """## How it is measured
 - `make bench` measures all of it again. Each side of each turn is a process of its own, which sets up, takes one step
   that is not timed, and is timed from the end of each step to the end of the next: batching, forward, backward and
   optimiser. The sides take turns.
-- mmpo reads a step in micro-batches by itself, of 1,024 tokens on a CPU, and adds up their gradients; that is part of
+- mmpo reads a step in micro-batches by itself, of 2,048 tokens on a CPU, and adds up their gradients; that is part of
   why it takes less memory. TRL can be told to do likewise: in the row where it takes one pair at a time, it does so
   eight times a step, which also spares it padding.
 - With a cached reference both sides compute the reference's log-probs before the clock starts.

@@ -16,6 +16,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from mmpo.batch import Collator, Example
 from mmpo.errors import UserError
 from mmpo.evaluate.running import Tally
+from mmpo.memory import keep_freed_memory
 from mmpo.models import packed
 from mmpo.types import Batch, Method, Outcome, Reader
 
@@ -49,6 +50,8 @@ class GradedTrainer(transformers.Trainer):
     ) -> None:
         if args.label_smoothing_factor:
             raise UserError("label_smoothing_factor has no effect here; take method cdpo, whose eps smooths labels")
+        if args.device.type == "cpu":
+            keep_freed_memory()
         backend = args.torch_compile_backend
         if args.torch_compile and packed.compile_layers(model, backend, args.torch_compile_mode):
             # The layers are compiled already, each once for rows of any length; the Trainer must not do it again.

@@ -37,7 +37,7 @@ from mmpo.types import Datum, Method, Reader
 
 DEFAULT_LIMITS = Limits()
 
-MICRO_BATCH_TOKENS = {"cpu": 1024}
+MICRO_BATCH_TOKENS = {"cpu": 2048}
 """By device: on a CPU what stays in its caches; elsewhere enough to keep it busy."""
 MICRO_BATCH_TOKENS_ELSEWHERE = 8192
 
@@ -152,7 +152,7 @@ def bring_together(
         layout: "shared" (packed rows, each prompt once), "separate" (packed, each prompt repeated) or "padded";
             default: the first of them that the model can read.
         micro_batch_tokens: a step's prompts are read and differentiated in parts of at most so many tokens, or one
-            prompt; the gradient is that of the whole. Default: 1,024 on a CPU, 8,192 elsewhere.
+            prompt; the gradient is that of the whole. Default: 2,048 on a CPU, 8,192 elsewhere.
         statistics: what to read besides log-probs: "entropy", "hits" (argmax hits).
         limits: how long prompts and responses may be.
         pad_token: names the padding token; a new one is added to the vocabulary.

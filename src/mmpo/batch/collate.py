@@ -15,7 +15,7 @@ from mmpo.batch.tokenize import Encoded, Frame, Limits, encode_all, pair_frame
 from mmpo.errors import OnBadRow, UserError
 from mmpo.types import Batch, Datum, Evidence
 
-MICRO_BATCH_TOKENS = 1024
+MICRO_BATCH_TOKENS = 2048
 READ_TOKENS = 16_384
 """Tokens that are read at once where no gradient is taken."""
 
