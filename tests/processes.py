@@ -24,7 +24,7 @@ WORDS = 320
 PROMPTS_A_STEP = 8
 
 
-def main(folder: Path, prompts: int, accumulation: int, reference: str) -> None:
+def main(folder: Path, prompts: int, accumulation: int, reference: str, checkpoint: str | None) -> None:
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     draw = random.Random(1)
 
@@ -61,7 +61,8 @@ def main(folder: Path, prompts: int, accumulation: int, reference: str) -> None:
         num_train_epochs=2,
         use_cpu=True,
         report_to="none",
-        save_strategy="no",
+        save_strategy="steps",
+        save_steps=4,
         logging_steps=1,
         seed=5,
         ddp_backend="gloo" if processes > 1 else None,
@@ -76,10 +77,10 @@ def main(folder: Path, prompts: int, accumulation: int, reference: str) -> None:
         args=args,
         micro_batch_tokens=100,
         reference=reference,
-        reference_cache=folder,
+        reference_cache=folder if reference == "cached" else None,
     )
     trainer = setup.trainer(args)
-    trainer.train()
+    trainer.train(resume_from_checkpoint=checkpoint)
     if args.process_index == 0:
         torch.save(torch.cat([p.detach().flatten() for p in model.parameters()]), folder / "weights.pt")
         (folder / "log.json").write_text(json.dumps(trainer.state.log_history))
@@ -89,4 +90,4 @@ def main(folder: Path, prompts: int, accumulation: int, reference: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5] if sys.argv[5:] else None)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 WORKER = str(Path(__file__).parent / "processes.py")
 
 
@@ -31,9 +32,7 @@ def run(folder: Path, launcher: list[str], *what: str) -> tuple[torch.Tensor, li
 )
 def test_two_processes_train_like_one(what: tuple[str, ...], tmp_path: Path) -> None:
     alone, log = run(tmp_path / "alone", [], *what)
-    together, shared_log = run(
-        tmp_path / "together", ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"], *what
-    )
+    together, shared_log = run(tmp_path / "together", TWO, *what)
     assert len(log) == len(shared_log) > 6
     for one, two in zip(log[:-1], shared_log[:-1], strict=True):
         assert one.keys() == two.keys()
@@ -41,3 +40,8 @@ def test_two_processes_train_like_one(what: tuple[str, ...], tmp_path: Path) -> 
             assert value == pytest.approx(two[name], rel=1e-3, abs=1e-4), name
     # The optimiser amplifies rounding: a weight of 1 differs in its fifth digit after six steps of 0.01.
     torch.testing.assert_close(alone, together, rtol=0, atol=1e-4)
+    if what[-1] == "copy":
+        # Stopped in the second epoch, two processes go on with its order and not with that of the first.
+        checkpoint = str(tmp_path / "together" / "checkpoint-4")
+        resumed, _ = run(tmp_path / "resumed", TWO, *what, checkpoint)
+        torch.testing.assert_close(resumed, together, rtol=0, atol=1e-6)

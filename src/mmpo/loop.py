@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 import transformers
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 from transformers import TrainingArguments
-from transformers.trainer_pt_utils import BatchRebalanceSampler
 from transformers.trainer_utils import EvalLoopOutput
 
 from mmpo.batch import Collator, Example
+from mmpo.batch.collate import micro_batch_tokens
 from mmpo.errors import UserError
 from mmpo.evaluate.running import Tally
 from mmpo.memory import keep_freed_memory
@@ -48,6 +48,11 @@ class GradedTrainer(transformers.Trainer):
         eval_dataset: Sequence[Example] | dict[str, Sequence[Example]] | None = None,
         **further: Any,
     ) -> None:
+        if args.n_gpu > 1:
+            raise UserError(
+                f"one process cannot train on {args.n_gpu} GPUs; start one on each with accelerate launch, or choose "
+                "one with CUDA_VISIBLE_DEVICES=0"
+            )
         if args.label_smoothing_factor:
             raise UserError("label_smoothing_factor has no effect here; take method cdpo, whose eps smooths labels")
         if args.device.type == "cpu":
@@ -59,7 +64,8 @@ class GradedTrainer(transformers.Trainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=data_collator or Collator.of(tokenizer),
+            data_collator=data_collator
+            or Collator.of(tokenizer, micro_batch_tokens=micro_batch_tokens(args.device.type)),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=tokenizer,
@@ -76,16 +82,27 @@ class GradedTrainer(transformers.Trainer):
         examples = self.train_dataset if train_dataset is None else train_dataset
         if self.args.world_size == 1 or self.args.train_sampling_strategy != "random":
             return super()._get_train_sampler(train_dataset)
+        from transformers.trainer_pt_utils import BatchRebalanceSampler
+
         processes, parts = self.args.world_size, self.args.gradient_accumulation_steps
         return BatchRebalanceSampler(
             lengths=[self.data_collator.cost(example) for example in examples],
-            effective_batch_size=self.args.train_batch_size * parts * processes,
+            effective_batch_size=self._train_batch_size * parts * processes,
             dp_size=processes,
             grad_accum=parts,
             rank=self.args.process_index,
             seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
             drop_last=self.args.dataloader_drop_last,
         )
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        loader = super().get_train_dataloader()
+        shard: Any = getattr(loader, "batch_sampler", None)
+        inner = getattr(shard, "batch_sampler", None)
+        if hasattr(inner, "set_epoch"):
+            # Under this name accelerate finds whom to tell the epoch, also where a resume skips the first batches.
+            shard.sampler = inner
+        return loader
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -97,7 +114,7 @@ class GradedTrainer(transformers.Trainer):
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """Forward and backward of each micro-batch; gradients are exchanged with the last one."""
-        parts = self._as_many_everywhere([{"batch": batch, "counts": True} for batch in inputs["batch"]])
+        parts = self._as_many_everywhere(self._parts(inputs))
         losses = []
         for n, part in enumerate(parts, start=1):
             with nullcontext() if n == len(parts) else self._more_to_come(model):
@@ -114,6 +131,11 @@ class GradedTrainer(transformers.Trainer):
                 yield
         finally:
             state._set_sync_gradients(was)
+
+    @staticmethod
+    def _parts(inputs: dict[str, Any]) -> list[dict[str, Any]]:
+        """One micro-batch each, in the form that ``compute_loss`` takes."""
+        return [{"batch": batch, "counts": True} for batch in inputs["batch"]]
 
     def _as_many_everywhere(self, parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Where weights are gathered for every forward, all processes must run the model equally often.
@@ -148,8 +170,13 @@ class GradedTrainer(transformers.Trainer):
         self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[torch.Tensor, None, None]:
         with torch.no_grad(), self.compute_loss_context_manager():
-            losses = [self.outcome(model, batch).losses for batch in self._prepare_inputs(inputs)["batch"]]
-        return torch.cat(losses).mean(), None, None
+            parts = self._as_many_everywhere(self._parts(self._prepare_inputs(inputs)))
+            losses = [self.outcome(model, **part).losses for part in parts]
+        return (
+            torch.cat([found for found, part in zip(losses, parts, strict=True) if part["counts"]]).mean(),
+            None,
+            None,
+        )
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
         self.tallies["eval"] = Tally()

@@ -16,6 +16,6 @@ def keep_freed_memory() -> None:
     between, and the clearing of fresh pages then takes up to a quarter of a step on a CPU.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, 2**31 - 1)
+    # Old releases take no more than 32 MiB, and answer 0 to what they refuse.
+    if mallopt is not None and (mallopt(_M_MMAP_THRESHOLD, 2**31 - 1) or mallopt(_M_MMAP_THRESHOLD, 2**25)):
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)

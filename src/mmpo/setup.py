@@ -13,7 +13,7 @@ from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from mmpo import methods
-from mmpo.batch import Collator, Example, Limits, prepare
+from mmpo.batch import Collator, Example, Limits, collate, prepare
 from mmpo.data import fit_gamma
 from mmpo.errors import OnBadRow, UserError
 from mmpo.gather import Gathered, gather
@@ -36,10 +36,6 @@ from mmpo.recipe import Recipe, check_reference
 from mmpo.types import Datum, Method, Reader
 
 DEFAULT_LIMITS = Limits()
-
-MICRO_BATCH_TOKENS = {"cpu": 2048}
-"""By device: on a CPU what stays in its caches; elsewhere enough to keep it busy."""
-MICRO_BATCH_TOKENS_ELSEWHERE = 8192
 
 
 @dataclass
@@ -227,13 +223,11 @@ def _batching(
         packed.disable(model)
     if layout is not None and found[0] != layout:
         raise UserError(f"layout is {layout!r}, but the model cannot: {found[1]}; take layout: {found[0]}")
-    if micro_batch_tokens is None:
-        device = next(model.parameters()).device.type
-        micro_batch_tokens = MICRO_BATCH_TOKENS.get(device, MICRO_BATCH_TOKENS_ELSEWHERE)
-    return Collator.of(tokenizer, found[0] == "shared", micro_batch_tokens), {
+    tokens = micro_batch_tokens or collate.micro_batch_tokens(next(model.parameters()).device.type)
+    return Collator.of(tokenizer, found[0] == "shared", tokens), {
         "layout": found[0],
         "layout_reason": None if layout else found[1],
-        "micro_batch_tokens": micro_batch_tokens,
+        "micro_batch_tokens": tokens,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -77,10 +78,10 @@ class Scorer:
             if reference is not None or beta is not None:
                 raise UserError(f"{name} is a reward model: it has no reference and no beta")
             model = load_reward_model(name, tokenizer, dtype=dtype).to(device)
-            layout, _ = packed.enable(model, tokenizer)
+            layout = _layout(model, tokenizer)
             return cls(model, tokenizer, RewardReader(), scores.Given(), limits, layout)
         model = load_policy(name, tokenizer, dtype=dtype).to(device)
-        layout, _ = packed.enable(model, tokenizer)
+        layout = _layout(model, tokenizer)
         if "ref" not in score.needs:
             if reference is not None:
                 raise UserError(f"{name} is scored by {type(score).__name__}, which needs no reference; leave it out")
@@ -91,7 +92,7 @@ class Scorer:
                 f"{name} is a policy: its implicit reward needs the model it was trained from; give --reference"
             )
         frozen = FrozenCopy(load_policy(base, tokenizer, dtype=dtype).eval().to(device))
-        if packed.enable(frozen.model, tokenizer, layout)[0] == "separate":
+        if _layout(frozen.model, tokenizer, layout) == "separate":
             layout = "separate"
         return cls(model, tokenizer, PolicyReader(frozen), score, limits, layout)
 
@@ -116,6 +117,14 @@ class Scorer:
                 k = len(examples[n].encoded.responses)
                 rewards[n], lengths[n] = said[row][:k], tokens[row][:k]
         return Scored([datum for datum, _ in kept], rewards, lengths, cuts.as_dict())
+
+
+def _layout(model: Any, tokenizer: Any, most: Layout = "shared") -> Layout:
+    """The best layout up to ``most`` that the model can read; a warning says why it must be padded."""
+    layout, why = packed.enable(model, tokenizer, most)
+    if layout == "padded" and most != "padded":
+        warnings.warn(f"batches are padded, which takes longer: {why}", stacklevel=3)
+    return layout
 
 
 def _base(name: str, record: dict[str, Any]) -> str | None:

@@ -82,6 +82,8 @@ def attend(
     trees = tuple(tuple(n for n in tree if n >= 0) for tree in attention_mask[0, 0].tolist())
     if query.device.type == "cuda" and not dropout and has_triton():
         mask = block_mask(trees, rule.causal, rule.window, query.device)
+        # Under autocast rotary embeddings leave query and key in fp32; the kernel wants one precision.
+        query, key = query.to(value.dtype), key.to(value.dtype)
         return flex_attention_forward(module, query, key, value, mask, scaling=scaling, softcap=softcap)[0], None
     key, value = _for_each_query_head(query, key, value)
     return _by_tree(query, key, value, trees, rule).transpose(1, 2).contiguous(), None
@@ -167,4 +169,6 @@ def block_mask(trees: Trees, causal: bool, window: int | None, device: torch.dev
         seen = (trees_[q] == trees_[kv]) & _sees(places[q] - places[kv], causal, window)
         return seen & ((branches[kv] == 0) | (branches[kv] == branches[q])) if causal else seen
 
-    return create_block_mask(visible, None, None, len(tree), len(tree), device=str(device))
+    # Compiled it never forms the [S, S] mask.
+    compiled = device.type == "cuda"
+    return create_block_mask(visible, None, None, len(tree), len(tree), device=str(device), _compile=compiled)

@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Partial
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
@@ -251,7 +251,11 @@ def _writes(inner: Any) -> bool:
 
 def _whole(weight: Tensor) -> Tensor:
     """The weight, gathered where FSDP has divided it."""
-    return weight.full_tensor() if isinstance(weight, DTensor) else weight
+    if not isinstance(weight, DTensor):
+        return weight
+    # Each process has the gradient of its own prompts, and the mean of them is wanted.
+    gathered: Tensor = weight.full_tensor(grad_placements=[Partial("avg")] * weight.device_mesh.ndim)
+    return gathered
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -310,7 +314,8 @@ def _trial(model: Any, tokenizer: Any, shared: bool) -> str | None:
             if _writes(inner):
                 inner.packing.head = _linear_head(inner)
                 return _fault(model, tokenizer, shared)
-            for pools in POOLS:
+            # Where all scores are alike, as those of a head of zeros, the first guess stands.
+            for pools in reversed(POOLS) if pair_frame(tokenizer) else POOLS:
                 inner.packing.pools = pools
                 fault = _fault(model, tokenizer, shared)
                 if fault is None:

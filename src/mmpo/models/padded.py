@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, distributed
 
 from mmpo.batch.pack import spread_out
-from mmpo.models.head import TokenReadings, log_probs_through
+from mmpo.models.head import TokenReadings, read_logits
 from mmpo.types import Tokens
 
 CHUNK = 16
@@ -78,28 +78,20 @@ def token_readings(model: Any, tokens: Tokens, statistics: Collection[str] = ())
     for _, chunk in Padded.of(tokens).chunks():
         numbers.append(chunk.number[chunk.number >= 0])
         found.append(_read(model, chunk, statistics))
-    order = torch.cat(numbers).argsort()
-    said = {name: [getattr(part, name) for part in found] for name in ("logps", *statistics)}
-    return TokenReadings(**{name: torch.cat(parts)[order] for name, parts in said.items()})
+    return TokenReadings.joined(found, torch.cat(numbers).argsort())
 
 
 def _read(model: Any, padded: Padded, statistics: Collection[str]) -> TokenReadings:
     """Logits are asked for from the first scored token of the chunk on, where the model can leave out the rest."""
     scored = padded.number >= 0
-    start = int(scored.any(0).long().argmax())
+    start = max(1, int(scored.any(0).long().argmax()))
     keep = padded.input_ids.shape[1] - start + 1
     partial = {"logits_to_keep": keep} if _can_keep(model) else {}
     logits = model(
         input_ids=padded.input_ids, attention_mask=padded.attention_mask, use_cache=False, **padded.extra, **partial
     ).logits
     predicted, here = logits[:, -keep:-1], scored[:, start:]
-    return log_probs_through(
-        lambda rows: rows,
-        predicted[here],
-        padded.input_ids[:, start:][here],
-        statistics=statistics,
-        vocabulary=logits.shape[-1],
-    )
+    return read_logits(predicted[here], padded.input_ids[:, start:][here], statistics)
 
 
 def _can_keep(model: Any) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -68,6 +68,8 @@ def cache_reference(
     keys = [[sequence_key(e.encoded.prompt, response) for response in e.encoded.responses] for e in examples]
     flat = [key for row in keys for key in row]
     known = dict(zip(flat, [None] * len(flat) if store is None else store.get(flat), strict=True))
+    # Others may be writing to the store; all processes must go by what the first one found there.
+    (known,) = broadcast_object_list([known])
     missing = [n for n, row in enumerate(keys) if any(known[key] is None for key in row)]
     device = next(model.parameters()).device
     was_training = model.training
