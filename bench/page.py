@@ -43,8 +43,8 @@ HOW = """## How it is measured
 - The graph of votes is UKPConvArg1: about 1,000 arguments of 32 debate sides, which people compared in some 16,500
   different pairs, five votes each. mmpo makes one pass over all of it, a debate side a step. One pass would take TRL
   too long here, so it is timed on pairs drawn at random, 64 a step, and the rates are compared.
-- The numbers of turns differ, as the table says; a row of one turn has no spread to show. The graph of votes was measured
-  with micro-batches of 1,024 tokens.
+- The numbers of turns differ, as the table says; a row of one turn has no spread to show. The graph of votes was
+  measured with micro-batches of 1,024 tokens.
 """
 
 LIMITS = """## Where it does not help
