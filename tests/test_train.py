@@ -428,6 +428,7 @@ def test_every_layout_trains_alike(task: str, make: Any, tokenizer: Any, tmp_pat
         **{layout: {"layout": layout} for layout in LAYOUTS},
         "nothing": {},
         "checkpointed": {"gradient_checkpointing": True},
+        "compiled": {"torch_compile_backend": "aot_eager"},
     }
     runs = {}
     for name, keys in asked.items():
@@ -435,6 +436,8 @@ def test_every_layout_trains_alike(task: str, make: Any, tokenizer: Any, tmp_pat
         trainer = train_recipe(recipe_in(tmp_path / name, base, data, eval_data=data, **settings, **keys))
         layout = keys.get("layout", "shared")
         assert packed.is_enabled(trainer.model) == (layout != "padded")
+        compiled = [m for m in trainer.model.modules() if m._compiled_call_impl is not None]
+        assert len(compiled) == (2 if name == "compiled" else 0)
         assert layout == "padded" or trainer.data_collator.shared == (layout == "shared")
         record = json.loads((tmp_path / name / "run.json").read_text())
         # Only what falls short of what was asked for has a reason.
