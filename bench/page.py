@@ -15,10 +15,10 @@ Result = Mapping[str, Any]
 
 INTRODUCTION = """# Speed
 
-How long a training step takes with mmpo and with TRL, on one machine, in one run, turn by turn: the same model, the
-same rows in the same order, the same optimiser, the same precision, no gradient checkpointing on either side. Both
-sides run their own Trainer as it ships. A trainer on pairs is given all comparisons as pairs: it has no other way to
-see them.
+How long a training step takes with mmpo and with TRL, on one machine, each row in one run, turn by turn: the same
+model, the same rows in the same order, the same optimiser, the same precision, no gradient checkpointing on either
+side. Both sides run their own Trainer as it ships. A trainer on pairs is given all comparisons as pairs: it has no
+other way to see them.
 
 "Faster" is mmpo's pairs a second over TRL's. Each turn gives one such ratio; the table says the median over the turns,
 and the least and the most of them in brackets. Memory is what training takes at its height on top of what stood in

@@ -1,10 +1,16 @@
-"""Between N sequences and the [B, K] grid."""
+"""Between M scored tokens, N sequences and the [B, K] grid."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from mmpo.types import Batch
+from mmpo.types import Batch, Tokens
+
+
+def summed(values: Tensor, tokens: Tokens) -> Tensor:
+    """[M] values of scored tokens -> [N] sums over the response of each sequence, in fp32."""
+    values = values.float()
+    return values.new_zeros(len(tokens.slot)).index_add(0, tokens.sequence, values)
 
 
 def to_grid(values: Tensor, batch: Batch) -> Tensor:

@@ -26,7 +26,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAtte
 from mmpo.batch.pack import pack, spread_out
 from mmpo.batch.tokenize import Encoded, pair_frame
 from mmpo.models import attention, padded
+from mmpo.models.grid import summed
 from mmpo.models.head import TokenReadings, linear_log_probs, log_probs_through
+from mmpo.models.padded import innermost
 from mmpo.types import Tokens
 
 Layout: TypeAlias = Literal["shared", "separate", "padded"]
@@ -59,13 +61,6 @@ class Packing:
     head: LinearHead | None = None
     pools: Literal["last", "first"] = "last"
     active: bool = True
-
-
-def innermost(model: Any) -> Any:
-    """The transformers model under wrappers and adapters."""
-    while hasattr(model, "module"):
-        model = model.module
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def is_enabled(model: Any) -> bool:
@@ -385,8 +380,7 @@ def _fault(model: Any, tokenizer: Any, shared: bool) -> str | None:
     def read(path: Any, tokens: Tokens) -> Tensor:
         if not _writes(inner):
             return path.scores(model, tokens).float()
-        logps = path.token_readings(model, tokens).logps
-        return logps.new_zeros(len(tokens.slot)).index_add(0, tokens.sequence, logps)
+        return summed(path.token_readings(model, tokens).logps, tokens)
 
     packed = sys.modules[__name__]
     exact = dtype in (torch.float32, torch.float64)

@@ -95,10 +95,14 @@ def _read(model: Any, padded: Padded, statistics: Collection[str]) -> TokenReadi
 
 
 def _can_keep(model: Any) -> bool:
-    inner = model.module if hasattr(model, "module") else model
-    if hasattr(inner, "get_base_model"):
-        inner = inner.get_base_model()
-    return "logits_to_keep" in inspect.signature(inner.forward).parameters
+    return "logits_to_keep" in inspect.signature(innermost(model).forward).parameters
+
+
+def innermost(model: Any) -> Any:
+    """The transformers model under wrappers and adapters."""
+    while hasattr(model, "module"):
+        model = model.module
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def scores(model: Any, tokens: Tokens) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmpo.models import packed, padded
-from mmpo.models.grid import to_grid
+from mmpo.models.grid import summed, to_grid
 from mmpo.models.head import TokenReadings
 from mmpo.types import Batch, Reading, Tokens
 
@@ -26,13 +26,7 @@ def response_logps(model: Any, tokens: Tokens) -> Tensor:
 
     A token with nothing before it has no probability and is not scored.
     """
-    return _summed(token_readings(model, tokens).logps, tokens)
-
-
-def _summed(values: Tensor, tokens: Tokens) -> Tensor:
-    """[M] values of tokens -> [N] sums over the response of each sequence, in fp32."""
-    values = values.float()
-    return values.new_zeros(len(tokens.slot)).index_add(0, tokens.sequence, values)
+    return summed(token_readings(model, tokens).logps, tokens)
 
 
 class Reference(Protocol):
@@ -64,8 +58,8 @@ class PolicyReader:
             asked["tokens"] = torch.ones_like(said.logps, requires_grad=False)
         return Reading(
             mask=batch.evidence.mask,
-            logps=to_grid(_summed(said.logps, batch.tokens), batch),
+            logps=to_grid(summed(said.logps, batch.tokens), batch),
             ref_logps=ref,
             lengths=to_grid(batch.tokens.lengths, batch),
-            statistics={name: to_grid(_summed(value, batch.tokens), batch) for name, value in asked.items()},
+            statistics={name: to_grid(summed(value, batch.tokens), batch) for name, value in asked.items()},
         )
