@@ -11,7 +11,7 @@ DOCS   := $(VENV)/.docs
 TORCH  ?= $(shell grep '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench evidence docs clean
+.PHONY: help setup demo test check bench evidence soak docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -46,6 +46,9 @@ bench: $(READY)  ## compare numbers and speed with peers
 
 evidence: $(READY)  ## run the experiments on real graded data
 	$(PY) -m evidence
+
+soak: $(READY)  ## kill, flood and mislead it for hours: docs/reliability.md
+	$(PY) -m soak
 
 docs: $(DOCS)  ## build the documentation into site/
 	$(VENV)/bin/mkdocs build --strict
