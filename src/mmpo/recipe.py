@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -20,6 +19,7 @@ from mmpo.errors import OnBadRow, UserError, first_line, nearest
 from mmpo.evaluate.health.settings import Health
 from mmpo.methods import CATALOGUE, build
 from mmpo.needs import TEACHERS, check_reference, check_teachers
+from mmpo.safe_yaml import read_yaml
 from mmpo.types import Method
 
 TRAINING_KEYS = {f.name: f for f in fields(TrainingArguments) if f.init}
@@ -196,28 +196,9 @@ def make_recipe(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
 def parse_value(text: str) -> Any:
     """The value of a command-line flag, read as YAML."""
     try:
-        return yaml.load(text, Loader=_Loader)
+        return read_yaml(text)
     except yaml.YAMLError:
         return text
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML as people mean it: 1e-5 is a number, and the no of ``save_strategy: no`` is a word."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 (as the base class declares it)
-        letter: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
-        for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile("^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)$"),
-    list("-+0123456789."),
-)
 
 
 def _defaults(training: dict[str, Any]) -> dict[str, Any]:
@@ -253,9 +234,11 @@ def _check_method(recipe: Recipe, where: str) -> None:
 
 def _yaml_file(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        content = read_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML recipe") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({first_line(error)}); save it as UTF-8") from error
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):

@@ -19,6 +19,7 @@ from mmpo.errors import UserError, first_line
 from mmpo.evaluate.changes.drift import stance_probabilities
 from mmpo.evaluate.changes.style import phrases
 from mmpo.evaluate.resample import Floats
+from mmpo.safe_yaml import read_yaml
 from mmpo.types import Text
 
 
@@ -116,7 +117,7 @@ def read_keywords(path: str | Path) -> Keywords:
     """
     path = Path(path)
     try:
-        read = yaml.safe_load(path.read_text(encoding="utf-8"))
+        read = read_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot be read ({first_line(error)}); give a YAML or JSON file of stances") from error
     if not isinstance(read, Mapping) or not read:
