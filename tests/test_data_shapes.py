@@ -122,7 +122,8 @@ def test_the_meanings_of_margin(read: Any, meaning: str, expected: list[Judgemen
     loaded = read({**PAIR, "margin": 1.5}, margin=meaning)
     assert list(loaded.data[0].judgements) == expected
     assert loaded.ledger.provides == provides
-    assert ("margin" in loaded.ledger.unused_feedback) == (meaning == "ignore")
+    assert loaded.ledger.columns_left == ({"margin": 1} if meaning == "ignore" else {})
+    assert not loaded.ledger.unused_feedback
 
 
 def test_a_margin_of_two_responses(read: Any) -> None:
@@ -134,7 +135,7 @@ def test_a_stated_gap_replaces_the_scores_and_that_is_told(read: Any) -> None:
     loaded = read({**PAIR, "margin": 3, "score_chosen": 9, "score_rejected": 8}, margin="gap")
     assert loaded.data[0].grades is None and loaded.ledger.unused_feedback == ["score_chosen", "score_rejected"]
     loaded = read({**PAIR, "margin": 3, "score_chosen": 9, "score_rejected": 8}, margin="ignore")
-    assert loaded.data[0].grades == (9, 8) and loaded.ledger.unused_feedback == ["margin"]
+    assert loaded.data[0].grades == (9, 8) and loaded.ledger.columns_left == {"margin": 1}
 
 
 # ---------------------------------------------------------------------------------------------- prompts
@@ -345,7 +346,7 @@ def test_helpsteer2_preference(read: Any) -> None:
     row = {"prompt": "p", "response_1": "a", "response_2": "b", "preference_strength": 2, "preference_statement": "..."}
     loaded = read(row)
     assert loaded.data[0].judgements == (Judgement(0, 1, gap=-2.0),)
-    assert loaded.ledger.unused_feedback == ["preference_statement"]
+    assert loaded.ledger.columns_left == {"preference_statement": 1} and not loaded.ledger.unused_feedback
 
 
 def test_helpsteer3(read: Any) -> None:

@@ -14,12 +14,12 @@ from mmpo.data import texts
 from mmpo.data.compared import Compared, Floats, Opinions, quantiles
 from mmpo.data.gamma import GammaFit, fit_gamma, given_gamma, sigmoid
 from mmpo.data.ledger import LISTED
-from mmpo.data.load import OnBadRow, Sources, load
+from mmpo.data.load import Sources, load
 from mmpo.data.merge import merge
 from mmpo.data.pairs import answers, beside, graded, names, provides
 from mmpo.data.shape import dedupe
 from mmpo.data.verdict import next_steps, problems, summary
-from mmpo.errors import UserError
+from mmpo.errors import OnBadRow, UserError
 from mmpo.types import Datum
 
 Report = dict[str, Any]

@@ -107,15 +107,34 @@ def _field(entry: Any, name: str, where: str) -> Any:
 
 HUB_SCHEMAS = (
     Schema("UltraFeedback", frozenset({"instruction", "completions"}), ultrafeedback),
-    Schema("SHP", frozenset({"history", "human_ref_A", "human_ref_B"}), shp),
     Schema(
-        "HelpSteer2 preference", frozenset({"response_1", "response_2", "preference_strength"}), helpsteer2_preference
+        "SHP",
+        frozenset({"history", "human_ref_A", "human_ref_B"}),
+        shp,
+        # Of the post, and of the two scores.
+        leaves=frozenset({"upvote_ratio", "score_ratio"}),
+    ),
+    Schema(
+        "HelpSteer2 preference",
+        frozenset({"response_1", "response_2", "preference_strength"}),
+        helpsteer2_preference,
+        # Words about the strength, and the statements from which it was made.
+        leaves=frozenset(
+            {
+                "preference_statement",
+                "preference_elaboration",
+                "three_most_similar_preferences",
+                "all_preferences_unprocessed",
+            }
+        ),
     ),
     Schema("HelpSteer3", frozenset({"context", "response1", "response2", "overall_preference"}), helpsteer3),
     Schema(
         "HH-RLHF with preference strength",
         frozenset({"chosen", "rejected", "chosen score list", "rejected score list"}),
         hh_strength,
+        # Made from the scores.
+        leaves=frozenset({"mean preference difference", "std preference difference"}),
     ),
     Schema("Nectar", frozenset({"prompt", "answers"}), nectar),
 )

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from mmpo.errors import AtMost, OnBadRow
+
 LISTED = 20
 """How many of the rows dropped for one reason are listed by name."""
 
@@ -62,6 +64,7 @@ class Ledger:
             "prompts" (own prompts of responses), "marks", "contrasts", and the roles of responses, such as "rationale".
         columns_used: the columns that were read.
         columns_unused: the others.
+        columns_left: of those, the ones that are left on purpose, by the user or by the schema -> number of rows.
         notes: what else the reader should know, in words.
         parts: the ledgers of the single sources.
     """
@@ -76,6 +79,7 @@ class Ledger:
     provides: Counter[str] = field(default_factory=Counter)
     columns_used: set[str] = field(default_factory=set)
     columns_unused: set[str] = field(default_factory=set)
+    columns_left: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
     parts: tuple[Ledger, ...] = ()
 
@@ -87,9 +91,25 @@ class Ledger:
         return sum(d.count for d in self.dropped.values())
 
     @property
+    def rows_bad(self) -> int:
+        """Rows dropped for a fault, and not by a rule that the user set."""
+        return sum(d.count for d in self.dropped.values() if d.mend)
+
+    @property
     def unused_feedback(self) -> list[str]:
-        """Columns that were not used although their names sound like feedback."""
-        return sorted(c for c in self.columns_unused if _FEEDBACK.search(c) and c not in SCORED)
+        """Columns that were not used although their names sound like feedback, and that nobody leaves on purpose."""
+        known = SCORED | self.columns_left.keys()
+        return sorted(c for c in self.columns_unused if _FEEDBACK.search(c) and c not in known)
+
+    def check(self, on_bad_row: OnBadRow) -> None:
+        """Raise UserError where more rows are bad than the rule allows."""
+        if isinstance(on_bad_row, AtMost):
+            told = "; ".join(
+                f"{d.count} {reason} ({', '.join(d.rows[:3])}{', ...' if d.count > 3 else ''}: {d.mend})"
+                for reason, d in self.dropped.items()
+                if d.mend
+            )
+            on_bad_row.check(self.rows_bad, self.rows_in, told)
 
     @classmethod
     def total(cls, parts: Iterable[Ledger]) -> Ledger:
@@ -107,6 +127,7 @@ class Ledger:
             out.provides += part.provides
             out.columns_used |= part.columns_used
             out.columns_unused |= part.columns_unused
+            out.columns_left += part.columns_left
             out.notes += [f"{part.name}: {note}" for note in part.notes]
             for reason, dropped in part.dropped.items():
                 out.dropped.setdefault(reason, Dropped()).merge(dropped)
@@ -139,6 +160,7 @@ class Ledger:
             "provides": dict(self.provides),
             "columns_used": sorted(self.columns_used),
             "columns_unused": sorted(self.columns_unused),
+            "columns_left": dict(sorted(self.columns_left.items())),
             "unused_feedback": self.unused_feedback,
             "notes": list(self.notes),
             "parts": [part.as_dict() for part in self.parts],

@@ -6,23 +6,22 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from mmpo.data import texts
 from mmpo.data.hub_schemas import HUB_SCHEMAS
 from mmpo.data.ledger import Ledger
 from mmpo.data.pairs import graded
 from mmpo.data.read import has_own_splits, read
-from mmpo.data.rows import BadRow, Row
+from mmpo.data.rows import BadRow, Row, too_deep
 from mmpo.data.schemas import SCHEMAS, Schema
 from mmpo.data.segments import SEGMENTS
 from mmpo.data.source import Source
-from mmpo.errors import UserError
+from mmpo.errors import AtMost, OnBadRow, UserError
 from mmpo.types import Datum
 
 ALL_SCHEMAS = (*HUB_SCHEMAS, *SCHEMAS, SEGMENTS)
 
-OnBadRow = Literal["error", "drop"]
 Sources = Source | str | Mapping[str, Any] | Iterable["Source | str | Mapping[str, Any]"]
 
 
@@ -39,19 +38,22 @@ def load(sources: Sources, *, on_bad_row: OnBadRow = "error", seed: int = 0) -> 
 
     Args:
         sources: one or several paths, mappings of the fields of ``Source``, or Sources.
-        on_bad_row: "error" stops at the first bad row; "drop" leaves bad rows out and counts them by reason.
+        on_bad_row: "error" stops at the first bad row; "drop" leaves bad rows out and counts them by reason, and
+            ``AtMost`` does so up to a ceiling over all sources.
         seed: draws the share of a source whose weight is no whole number.
 
     Raises:
         UserError: a bad row under "error", an unknown row shape, a source without one usable row.
     """
-    if on_bad_row not in ("error", "drop"):
+    if on_bad_row not in ("error", "drop") and not isinstance(on_bad_row, AtMost):
         raise UserError(f"on_bad_row is {on_bad_row!r}; give 'error' or 'drop'")
     listed = [sources] if isinstance(sources, str | Mapping | Source) else list(sources)
     if not listed:
         raise UserError("data: no source is given; give a path")
     loaded = [_load_one(Source.parse(s), on_bad_row, seed + n) for n, s in enumerate(listed)]
-    return Loaded([d for one in loaded for d in one.data], Ledger.total(one.ledger for one in loaded))
+    ledger = Ledger.total(one.ledger for one in loaded)
+    ledger.check(on_bad_row)
+    return Loaded([d for one in loaded for d in one.data], ledger)
 
 
 def _load_one(source: Source, on_bad_row: OnBadRow, seed: int) -> Loaded:
@@ -59,6 +61,7 @@ def _load_one(source: Source, on_bad_row: OnBadRow, seed: int) -> Loaded:
     groups = _gather(_parsed(source, ledger, on_bad_row), ledger, 1 if source.feedback == "optional" else 2)
     if not groups:
         raise UserError(_nothing(source, ledger))
+    source.check_ignored(ledger.columns_used, ledger.columns_unused)
     if source.margin is not None and "margin" not in ledger.columns_used | ledger.columns_unused:
         raise UserError(
             f"{source.path}: margin is set to {source.margin!r}, but no row has a column 'margin'; leave it out"
@@ -89,7 +92,8 @@ def _parsed(source: Source, ledger: Ledger, on_bad_row: OnBadRow) -> Iterator[Da
                 ledger.drop("other split", where)
                 continue
             datum = _datum(row, source, ledger, where)
-        except BadRow as bad:
+        except (BadRow, RecursionError) as error:
+            bad = error if isinstance(error, BadRow) else too_deep()
             if on_bad_row == "error":
                 raise UserError(f"{where}: {bad} or drop the row (on_bad_row: drop)") from bad
             ledger.drop(bad.reason, where, str(bad))
@@ -110,6 +114,7 @@ def _datum(row: Row, source: Source, ledger: Ledger, where: str) -> Datum:
     if row.has("weight"):
         datum = replace(datum, weight=row.weight("weight"))
     ledger.shapes[schema.name] += 1
+    ledger.columns_left.update(schema.left(row, source))
     ledger.provides.update(_kinds(datum, source))
     name = str(row.value("id")) if row.has("id") else where
     return replace(datum, id=name, split=_name_in(row, "split"), subset=_name_in(row, "subset"), source=where)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
-from mmpo.data.rows import BadRow
+from mmpo.data.rows import BadRow, checked, from_json, from_line, too_deep
 from mmpo.data.source import Source
 from mmpo.errors import UserError, first_line
 
@@ -59,42 +59,32 @@ def _lines(path: Path) -> Numbered:
         path.open("rb") as raw,
         tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=size < _LARGE or None) as bar,
     ):
-        plain = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
-        lines = io.TextIOWrapper(plain, encoding="utf-8")
+        lines = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
+        n = 0
         try:
             for n, line in enumerate(lines, 1):
                 bar.update(raw.tell() - bar.n)
                 if line.strip():
-                    yield n, _object(line)
-        except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
-            raise UserError(f"{path}: cannot be read ({error}); give UTF-8 text, gzipped if it ends in .gz") from error
-
-
-def _object(line: str) -> dict[str, Any] | BadRow:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        return BadRow("broken JSON", f"the line is not JSON ({error.msg} at column {error.colno}); mend it")
-    return _checked(row)
-
-
-def _checked(row: Any) -> dict[str, Any] | BadRow:
-    if isinstance(row, dict):
-        return row
-    return BadRow("wrong type", "the row is not an object; give {column: value}")
+                    yield n, from_line(line)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise UserError(
+                f"{path}: broken after line {n} ({first_line(error)}); make or download it again"
+            ) from error
 
 
 def _json(path: Path) -> Numbered:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        rows = from_json(path.read_bytes())
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path}: not a JSON file ({error}); for one object a line name it .jsonl") from error
+    except (BadRow, RecursionError) as error:
+        raise UserError(f"{path}: {error if isinstance(error, BadRow) else too_deep()}") from error
     if isinstance(rows, dict):
         lists = [value for value in rows.values() if isinstance(value, list)]
         rows = lists[0] if len(rows) == 1 and lists else None
     if not isinstance(rows, list):
         raise UserError(f"{path}: holds no list of rows; give [{{...}}, ...], or one object a line in a .jsonl")
-    return ((n, _checked(row)) for n, row in enumerate(rows, 1))
+    return ((n, checked(row)) for n, row in enumerate(rows, 1))
 
 
 def _table(rows: Iterable[Any], name: str) -> Numbered:

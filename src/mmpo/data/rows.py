@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import math
@@ -18,6 +19,60 @@ class BadRow(Exception):
     def __init__(self, reason: str, message: str):
         super().__init__(message)
         self.reason = reason
+
+
+DEEPEST = 60
+"""Levels that the messages of a prompt or a response may be nested."""
+
+
+def too_deep() -> BadRow:
+    return BadRow("nested too deeply", "lists or mappings are nested too deeply; write the row flat")
+
+
+def from_line(line: bytes) -> dict[str, Any] | BadRow:
+    """A line of a .jsonl as a row."""
+    try:
+        row = from_json(line)
+    except UnicodeDecodeError as error:
+        return BadRow("not UTF-8", f"byte {error.start + 1} of the line is not UTF-8; save the file as UTF-8")
+    except json.JSONDecodeError as error:
+        return BadRow("broken JSON", f"the line is not JSON ({error.msg} at column {error.colno}); mend it")
+    except RecursionError:
+        return too_deep()
+    except BadRow as bad:
+        return bad
+    return checked(row)
+
+
+def from_json(text: str | bytes) -> Any:
+    """The value of a JSON text. Raises BadRow for a key that stands twice, and what ``json.loads`` raises."""
+    if isinstance(text, bytes):
+        text = text.removeprefix(codecs.BOM_UTF8).decode("utf-8")
+    return _JSON.decode(text)
+
+
+def checked(row: Any) -> dict[str, Any] | BadRow:
+    """A row as JSON has it, which should be an object."""
+    if isinstance(row, dict):
+        return row
+    return BadRow("wrong type", "the row is not an object; give {column: value}")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise BadRow("a key twice", f"{_brief(twice)} stands twice in one object; leave one out")
+    return row
+
+
+def _whole(digits: str) -> int | float:
+    """A whole number; one that no float can hold is infinite, as JSON readers have it for 1e400."""
+    return int(digits) if len(digits) < 300 else float(digits)
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_object, parse_int=_whole)
 
 
 class Row:
@@ -108,9 +163,13 @@ def number(value: Any, name: str) -> float:
         raise BadRow("null number", f"{name} is null; give a finite number")
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise BadRow("not a number", f"{name} is {_brief(value)}; give a finite number")
+    try:
+        value = float(value)
+    except OverflowError:  # a whole number beyond all floats
+        value = math.inf
     if not math.isfinite(value):
         raise BadRow("not a finite number", f"{name} is {'NaN' if math.isnan(value) else 'inf'}; give a finite number")
-    return float(value)
+    return value
 
 
 def share(value: Any, name: str) -> float:
@@ -145,7 +204,7 @@ def some_numbers(line: Any, name: str, n: int) -> tuple[float | None, ...]:
 def items(value: Any, name: str) -> list[Any]:
     if isinstance(value, str) and value.lstrip().startswith("["):
         with contextlib.suppress(json.JSONDecodeError):
-            value = json.loads(value)
+            value = from_json(value)
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise BadRow("wrong type", f"{name} is {_brief(value)}; give a list")
     return list(value)
@@ -165,8 +224,18 @@ def text(value: Any, name: str) -> Text:
     if isinstance(value, Sequence):
         messages = [m for m in value if isinstance(m, Mapping) and isinstance(m.get("role"), str)]
         if len(messages) == len(value):
+            if any(_deeper(value, DEEPEST) for value in messages):
+                raise too_deep()
             return messages
     raise BadRow("wrong type", f"{name} is {_brief(value)}; give text, or messages with role and content")
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    """Whether a value is nested more levels deep."""
+    if isinstance(value, str) or not isinstance(value, Mapping | Sequence):
+        return False
+    inner = value.values() if isinstance(value, Mapping) else value
+    return levels == 0 or any(_deeper(one, levels - 1) for one in inner)
 
 
 def _brief(value: Any) -> str:

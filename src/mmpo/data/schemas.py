@@ -38,11 +38,19 @@ _SCORES = (
 
 @dataclass(frozen=True)
 class Schema:
-    """A row shape: its name, the columns by which it is recognised, and the function that reads it."""
+    """A row shape: its name, the columns by which it is recognised, and the function that reads it.
+
+    ``leaves`` are columns of such rows that sound like feedback and are left on purpose.
+    """
 
     name: str
     columns: frozenset[str]
     read: Callable[[Row, Source], Datum]
+    leaves: frozenset[str] = frozenset()
+
+    def left(self, row: Row, source: Source) -> list[str]:
+        """The columns of a row that were read by nobody, on purpose."""
+        return sorted((row.columns - row.used) & (self.leaves | source.left))
 
 
 # ---------------------------------------------------------------------------------------------- chosen and rejected
@@ -210,5 +218,6 @@ def refuse_grade(source: Source, why: str) -> None:
 SCHEMAS = (
     Schema("preference pair", frozenset({"chosen", "rejected"}), preference_pair),
     Schema("prompt and responses", frozenset({"responses"}), responses_row),
-    Schema("one graded response", frozenset({"prompt", "response"}), one_response),
+    # Of several attributes one is taken, which ``grade`` may name.
+    Schema("one graded response", frozenset({"prompt", "response"}), one_response, frozenset({"helpfulness"})),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -27,6 +27,7 @@ class Source:
             "overall_score" or "fine-grained_score".
         marks: "tags" where the phrases that carry the difference stand between <MASK> and </MASK> in the responses;
             the tags are taken out.
+        ignore: columns that look like feedback and are left on purpose; ``mmpo train`` asks for each by name.
         limit: stop after this many usable rows.
         feedback: "required", or "optional" for rows of a prompt and responses that are only to be scored.
     """
@@ -39,6 +40,7 @@ class Source:
     limit: int | None = None
     feedback: str = "required"
     marks: str | None = None
+    ignore: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, kind, expected in (
@@ -51,6 +53,9 @@ class Source:
             value = getattr(self, name)
             if not isinstance(value, kind) or isinstance(value, bool):
                 raise UserError(f"data: {name} is {value!r}; give {expected}")
+        if not isinstance(self.ignore, list | tuple) or not all(isinstance(name, str) for name in self.ignore):
+            raise UserError(f"{self.path}: ignore is {self.ignore!r}; give a list of columns")
+        object.__setattr__(self, "ignore", tuple(self.ignore))
         if not 0 < self.weight < float("inf"):
             raise UserError(f"{self.path}: weight is {self.weight:g}; give a number above 0")
         if self.limit is not None and self.limit < 1:
@@ -61,6 +66,20 @@ class Source:
             raise UserError(f"{self.path}: margin is {self.margin!r}. {nearest(str(self.margin), MARGIN_MEANINGS)}")
         if self.marks is not None and self.marks not in MARKS:
             raise UserError(f"{self.path}: marks is {self.marks!r}. {nearest(str(self.marks), MARKS)}")
+
+    @property
+    def left(self) -> frozenset[str]:
+        """The columns that the user leaves on purpose."""
+        return frozenset({*self.ignore, *(["margin"] if self.margin == "ignore" else [])})
+
+    def check_ignored(self, used: Collection[str], unused: Collection[str]) -> None:
+        """Raise UserError where ``ignore`` names a column that no row has, or one that is read."""
+        for name in self.ignore:
+            if name in used:
+                raise UserError(f"{self.path}: ignore names {name!r}, which is read; take it out of ignore")
+            if name not in unused:
+                known = nearest(name, unused) if unused else "No column is left unread."
+                raise UserError(f"{self.path}: ignore names {name!r}, which no row has. {known}")
 
     @classmethod
     def parse(cls, value: Source | str | Mapping[str, Any]) -> Source:
