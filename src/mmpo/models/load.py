@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -9,14 +10,28 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, TrainingArguments
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    TrainingArguments,
+)
+from transformers.utils import cached_file
 
 from mmpo.errors import UserError, first_line, nearest
 
 
-def load_tokenizer(name: str, pad_token: str | None = None) -> Any:
+def load_tokenizer(name: str, pad_token: str | None = None, trust_remote_code: bool = False) -> Any:
     """The tokenizer of a model. ``pad_token`` names its padding token; a new one is added to the vocabulary."""
-    return with_pad_token(_found(AutoTokenizer.from_pretrained, name), pad_token)
+    found = _found(AutoTokenizer.from_pretrained, name, trust_remote_code=trust_remote_code)
+    return with_pad_token(found, pad_token)
+
+
+def load_config(name: str, trust_remote_code: bool = False) -> Any:
+    """The config of a model."""
+    return _found(AutoConfig.from_pretrained, name, trust_remote_code=trust_remote_code)
 
 
 def with_pad_token(tokenizer: Any, pad_token: str | None = None) -> Any:
@@ -33,26 +48,26 @@ def with_pad_token(tokenizer: Any, pad_token: str | None = None) -> Any:
     return tokenizer
 
 
-def load_policy(name: str, tokenizer: Any, dtype: str = "float32") -> Any:
+def load_policy(name: str, tokenizer: Any, dtype: str = "float32", trust_remote_code: bool = False) -> Any:
     """A causal language model, fitted to its tokenizer. Raises UserError for a reward model, which would load too."""
-    model = _found(AutoModelForCausalLM.from_pretrained, name, dtype=_dtype(dtype))
+    model = _weights(AutoModelForCausalLM, name, dtype, trust_remote_code)
     if any(made.endswith("ForSequenceClassification") for made in model.config.architectures or ()):
         raise UserError(f"{name} is a reward model, and a policy that writes answers is needed; name one")
     return fitted(model, tokenizer)
 
 
-def load_reward_model(name: str, tokenizer: Any, dtype: str = "float32") -> Any:
+def load_reward_model(name: str, tokenizer: Any, dtype: str = "float32", trust_remote_code: bool = False) -> Any:
     """A sequence classifier with one label, from any encoder or decoder; a missing head is initialised."""
-    model = _found(AutoModelForSequenceClassification.from_pretrained, name, num_labels=1, dtype=_dtype(dtype))
+    model = _weights(AutoModelForSequenceClassification, name, dtype, trust_remote_code, num_labels=1)
     return as_reward_model(model, tokenizer)
 
 
-def load_preference_model(name: str, tokenizer: Any, dtype: str = "float32") -> Any:
+def load_preference_model(name: str, tokenizer: Any, dtype: str = "float32", trust_remote_code: bool = False) -> Any:
     """A sequence classifier whose 2 k outputs embed a response, for scores that compare two of them.
 
     Raises UserError where it has an odd number of outputs.
     """
-    model = _found(AutoModelForSequenceClassification.from_pretrained, name, dtype=_dtype(dtype))
+    model = _weights(AutoModelForSequenceClassification, name, dtype, trust_remote_code)
     if model.config.num_labels % 2:
         raise UserError(
             f"a preference model gives pairs of numbers, but {name} has {model.config.num_labels} "
@@ -149,6 +164,28 @@ def _dtype(name: str) -> torch.dtype:
     return dtype
 
 
+def _weights(kind: Any, name: str, dtype: str, trust_remote_code: bool, **options: Any) -> Any:
+    """A model from safetensors alone: reading any other format of weights could run what is in it."""
+
+    def load(name: str, **options: Any) -> Any:
+        if _only_pickled_adapter(name):
+            raise OSError("Error no file named adapter_model.safetensors found")
+        return kind.from_pretrained(name, use_safetensors=True, **options)
+
+    return _found(load, name, dtype=_dtype(dtype), trust_remote_code=trust_remote_code, **options)
+
+
+def _only_pickled_adapter(name: str) -> bool:
+    """Whether a folder or hub id has an adapter, and none as safetensors, where transformers would take a pickle."""
+    # What is not there, or cannot be asked for now, is no error yet.
+    quietly = {
+        f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors", "gated_repo")
+    }
+    files = ("adapter_config.json", "adapter_model.safetensors")
+    config, weights = (cached_file(name, file, **quietly) for file in files)
+    return config is not None and weights is None
+
+
 def _found(load: Any, name: str, **options: Any) -> Any:
     path = Path(name)
     if path.is_file():
@@ -157,15 +194,33 @@ def _found(load: Any, name: str, **options: Any) -> Any:
         raise UserError(f"model: there is no folder {name}; give the folder of a saved model or a hub id")
     try:
         return load(name, **options)
-    except (OSError, ValueError) as error:
-        what = name if path.is_dir() else f"there is no folder {name} here, and the hub id"
-        raise UserError(f"model: {what} cannot be loaded ({first_line(error)})") from error
+    except SafetensorError as error:
+        raise UserError(f"model: {name} has a damaged file, or one that is no safetensors ({error})") from error
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(f"model: {_why_not(name, str(error))}") from error
     except RuntimeError as error:
         if "mismatch" not in str(error):
             raise
         raise UserError(
             f"model: the shapes of the weights in {name!r} are not those of its config; a reward model needs one label"
         ) from error
+
+
+def _why_not(name: str, said: str) -> str:
+    """What keeps a model from being loaded, and the mend, from what transformers says."""
+    if "trust_remote_code" in said:
+        return (
+            f"{name} needs code that comes with it, and such code is not run unasked; read it, and if you trust it set "
+            "trust_remote_code: true (--trust-remote-code)"
+        )
+    if re.search(r"no file named \S+\.safetensors|does not appear to have a file named \S+\.safetensors", said):
+        return (
+            f"{name} has no weights as safetensors, and no other format is read, since a pickle (.bin, .pt) can run "
+            "what is in it; where you trust it, convert it: load it with transformers and save_pretrained it elsewhere "
+            f"({said.strip().splitlines()[0][:300]})"
+        )
+    what = name if Path(name).is_dir() else f"there is no folder {name} here, and the hub id"
+    return f"{what} cannot be loaded ({(said.strip() or 'no reason is given').splitlines()[0][:300]})"
 
 
 def precision(model: Any, autocast: AbstractContextManager[Any]) -> str:
