@@ -150,14 +150,10 @@ def enable(model: Any, tokenizer: Any, most: Layout = "shared") -> tuple[Layout,
     """
     disable(model)
     inner = innermost(model)
-    reason = "it was asked for" if most == "padded" else _unfit(inner)
+    reason = "it was asked for" if most == "padded" else unfit(inner)
     if reason is not None:
         return "padded", reason
-    packing = Packing(inner.forward, inner.config._attn_implementation, _first_position(inner))
-    attention.register()
-    inner.set_attn_implementation(attention.NAME)
-    inner.packing = packing
-    inner.forward = MethodType(_both_ways(type(inner).forward), inner)
+    switch_on(inner)
     layouts: tuple[Layout, ...] = ("shared", "separate") if most == "shared" else ("separate",)
     if pair_frame(tokenizer):
         layouts, reason = ("separate",), "it reads prompt and response in both directions"
@@ -168,6 +164,15 @@ def enable(model: Any, tokenizer: Any, most: Layout = "shared") -> tuple[Layout,
         reason = failed
     disable(model)
     return "padded", reason
+
+
+def switch_on(inner: Any) -> None:
+    """Give a model its second way to be called, untried."""
+    packing = Packing(inner.forward, inner.config._attn_implementation, _first_position(inner))
+    attention.register()
+    inner.set_attn_implementation(attention.NAME)
+    inner.packing = packing
+    inner.forward = MethodType(_both_ways(type(inner).forward), inner)
 
 
 def disable(model: Any) -> None:
@@ -227,7 +232,7 @@ def _attention(inner: Any, implementation: str | None) -> Iterator[None]:
         inner.set_attn_implementation(attention.NAME)
 
 
-def _unfit(inner: Any) -> str | None:
+def unfit(inner: Any) -> str | None:
     """Why a model need not even be tried."""
     if not getattr(inner, "_supports_attention_backend", False):
         return "its attention does not go through the attention interface of transformers"
