@@ -12,16 +12,17 @@ import torch
 import transformers
 from accelerate.utils import gather_object
 from torch.nn import ModuleDict
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 from transformers import TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from mmpo.allocator import keep_freed_memory
 from mmpo.batch import Collator, Example
 from mmpo.batch.collate import micro_batch_tokens
+from mmpo.batch.deal import Deal
 from mmpo.errors import UserError
 from mmpo.evaluate.health.signs import signs, told
-from mmpo.evaluate.running import Tally
+from mmpo.evaluate.running import Tally, Totals
 from mmpo.models import packed
 from mmpo.state import MethodState
 from mmpo.types import Batch, Evidence, Method, Outcome, Reader, Reading
@@ -63,6 +64,11 @@ class GradedTrainer(transformers.Trainer):
             )
         if args.label_smoothing_factor:
             raise UserError("label_smoothing_factor has no effect here; take method cdpo, whose eps smooths labels")
+        if args.train_sampling_strategy not in ("random", "sequential"):
+            raise UserError(
+                f"train_sampling_strategy is {args.train_sampling_strategy!r}, but the prompts of a step are dealt by "
+                "their tokens anyway; take random or sequential"
+            )
         if args.device.type == "cpu":
             keep_freed_memory()
         backend = args.torch_compile_backend
@@ -96,30 +102,38 @@ class GradedTrainer(transformers.Trainer):
         # compute_loss divides by the prompts of the whole step itself. Earlier releases of transformers ask the latter.
         self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = True
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
-        """Several processes share the prompts that one process would take for a step, each about as many tokens."""
-        examples = self.train_dataset if train_dataset is None else train_dataset
-        if self.args.world_size == 1 or self.args.train_sampling_strategy != "random":
-            return super()._get_train_sampler(train_dataset)
-        from transformers.trainer_pt_utils import BatchRebalanceSampler
+    def _get_train_sampler(self, train_dataset: Any = None) -> Deal:
+        """Several processes share the prompts that one process would take for a step."""
+        args = self.args
+        seed = args.seed if args.data_seed is None else args.data_seed
+        return self._dealt(
+            self.train_dataset if train_dataset is None else train_dataset,
+            self._train_batch_size,
+            parts=args.gradient_accumulation_steps,
+            seed=None if args.train_sampling_strategy == "sequential" else seed,
+            drop_last=args.dataloader_drop_last,
+        )
 
-        processes, parts = self.args.world_size, self.args.gradient_accumulation_steps
-        return BatchRebalanceSampler(
-            lengths=[self.data_collator.cost(example) for example in examples],
-            effective_batch_size=self._train_batch_size * parts * processes,
-            dp_size=processes,
-            grad_accum=parts,
-            rank=self.args.process_index,
-            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
-            drop_last=self.args.dataloader_drop_last,
+    def _get_eval_sampler(self, eval_dataset: Any) -> Deal:
+        return self._dealt(eval_dataset, self.args.eval_batch_size)
+
+    def _dealt(self, examples: Sequence[Example], per_process: int, parts: int = 1, **how: Any) -> Deal:
+        processes = self.args.world_size
+        return Deal(
+            [self.data_collator.cost(example) for example in examples],
+            per_process * parts * processes,
+            processes=processes,
+            process=self.args.process_index,
+            parts=parts,
+            **how,
         )
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         loader = super().get_train_dataloader()
         shard: Any = getattr(loader, "batch_sampler", None)
         inner = getattr(shard, "batch_sampler", None)
-        if hasattr(inner, "set_epoch"):
-            # Under this name accelerate finds whom to tell the epoch, also where a resume skips the first batches.
+        if isinstance(inner, Deal):
+            # What accelerate puts round it for several processes has to pass the epoch on, too.
             shard.sampler = inner
         return loader
 
@@ -128,12 +142,13 @@ class GradedTrainer(transformers.Trainer):
     ) -> tuple[list[Any], int]:
         """The batches of a step, and how many prompts they hold on all processes."""
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        prompts = torch.tensor(sum(len(batch) for inputs in samples for batch in inputs["batch"]))
-        return samples, int(self._across(prompts))
+        own = sum(len(batch) for inputs in samples for batch in inputs["batch"])
+        return samples, int(self.accelerator.reduce(torch.tensor(own, device=self.args.device), "sum"))
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """Forward and backward of each micro-batch; gradients are exchanged with the last one."""
-        parts = self._as_many_everywhere(self._parts(inputs))
+        # Gradients are exchanged in the backward pass, so that a process without a prompt of its own takes part too.
+        parts = self._as_many_everywhere(self._parts(inputs), least=1)
         losses = []
         with self._ahead(model, parts):
             for n, part in enumerate(parts, start=1):
@@ -189,15 +204,18 @@ class GradedTrainer(transformers.Trainer):
         """One micro-batch each, in the form that ``compute_loss`` takes."""
         return [{"batch": batch, "counts": True} for batch in inputs["batch"]]
 
-    def _as_many_everywhere(self, parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _as_many_everywhere(self, parts: list[dict[str, Any]], least: int = 0) -> list[dict[str, Any]]:
         """Where weights are gathered for every forward, all processes must run the model equally often.
 
-        The last micro-batch is then read again, and does not count.
+        What is missing is a prompt that is read once more, and does not count.
         """
-        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+        most = max(least, len(parts))
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            most = int(self.accelerator.gather(torch.tensor([most], device=self.args.device)).max())
+        if most == len(parts):
             return parts
-        most = int(self.accelerator.gather(torch.tensor([len(parts)], device=self.args.device)).max())
-        return parts + [{**parts[-1], "counts": False}] * (most - len(parts))
+        again = parts[-1]["batch"] if parts else self.data_collator.batch([self.train_dataset[0]])
+        return parts + [{"batch": again, "counts": False}] * (most - len(parts))
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -254,10 +272,10 @@ class GradedTrainer(transformers.Trainer):
         self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[torch.Tensor, None, None]:
         with torch.no_grad(), self.compute_loss_context_manager():
-            parts = self._as_many_everywhere(self._parts(self._prepare_inputs(inputs)))
-            found = [self.outcome(model, **part).losses for part in parts]
-        losses = torch.cat([loss for loss, part in zip(found, parts, strict=True) if part["counts"]])
-        return losses.mean(), None, None
+            parts = self._as_many_everywhere(self._parts(inputs))
+            found = [self.outcome(model, **self._prepare_inputs(part)).losses.sum() for part in parts]
+        # The mean over all prompts is that of the tally; this one the Trainer only wants to have.
+        return torch.stack([*found, torch.zeros((), device=self.args.device)]).sum(), None, None
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
         self.tallies["eval"] = Tally()
@@ -275,10 +293,10 @@ class GradedTrainer(transformers.Trainer):
 
     def so_far(self) -> dict[str, float]:
         """The means of the window of training that is under way."""
-        return told(self.tallies["train"].means(self._across))
+        return told(self.tallies["train"].means(self._from_all))
 
     def _means(self, which: str) -> dict[str, float]:
-        return told(self.tallies[which].flush(self._across))
+        return told(self.tallies[which].flush(self._from_all))
 
     @torch.no_grad()
     def measures(self, example: Example) -> set[str]:
@@ -292,8 +310,7 @@ class GradedTrainer(transformers.Trainer):
         self.model.train(was_training)
         return {"loss", *found}
 
-    def _across(self, totals: torch.Tensor) -> torch.Tensor:
-        """The sum over processes."""
-        if self.accelerator.num_processes == 1:
-            return totals
-        return self.accelerator.reduce(totals.to(self.accelerator.device), "sum").cpu()
+    @staticmethod
+    def _from_all(totals: Totals) -> list[Totals]:
+        found: list[Totals] = gather_object([totals])
+        return found

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from types import MappingProxyType
 from typing import TypeAlias
 
@@ -16,6 +17,9 @@ from mmpo.types import Evidence, Outcome, Reading
 
 Fraction: TypeAlias = tuple[Tensor, Tensor]
 """What to sum, and what to divide the sum by: [B, ...] each, one row a prompt."""
+
+Totals: TypeAlias = dict[str, list[float]]
+"""By name the sums of a, b, a^2, a b, b^2 over prompts, and how many prompts have any b."""
 
 EMPTY: Mapping[str, Fraction] = MappingProxyType({})
 
@@ -114,21 +118,25 @@ class Tally:
         names = tuple(found)
         self.sums[names] = self.sums[names] + sums if names in self.sums else sums
 
-    def means(self, reduce: Callable[[Tensor], Tensor] = lambda total: total) -> dict[str, Mean]:
-        """The means so far. ``reduce`` sums a tensor over processes."""
-        totals: dict[str, Tensor] = {}
-        for names, table in self.sums.items():
-            # Moved before it is widened: some accelerators have no float64.
-            for name, row in zip(names, table.cpu().double(), strict=True):
-                totals[name] = totals.get(name, 0) + row
-        if not totals:
-            return {}
-        rows = reduce(torch.stack([totals[name] for name in sorted(totals)])).tolist()
-        means = {name: Mean.of(*row) for name, row in zip(sorted(totals), rows, strict=True)}
+    def means(self, gather: Callable[[Totals], list[Totals]] = lambda own: [own]) -> dict[str, Mean]:
+        """The means so far. ``gather`` gives the totals of all processes, some of which may have read nothing."""
+        totals: Totals = {}
+        # Moved before they are widened: some accelerators have no float64.
+        own = [zip(names, table.cpu().double().tolist(), strict=True) for names, table in self.sums.items()]
+        _add_up(totals, chain(*own))
+        joined: Totals = {}
+        for part in gather(totals):
+            _add_up(joined, part.items())
+        means = {name: Mean.of(*joined[name]) for name in sorted(joined)}
         return {name: mean for name, mean in means.items() if name != KEPT or mean < 1}
 
-    def flush(self, reduce: Callable[[Tensor], Tensor] = lambda total: total) -> dict[str, Mean]:
+    def flush(self, gather: Callable[[Totals], list[Totals]] = lambda own: [own]) -> dict[str, Mean]:
         """The means, and a fresh start."""
-        means = self.means(reduce)
+        means = self.means(gather)
         self.sums = {}
         return means
+
+
+def _add_up(totals: Totals, further: Iterable[tuple[str, list[float]]]) -> None:
+    for name, row in further:
+        totals[name] = [a + b for a, b in zip(totals.get(name, [0.0] * len(row)), row, strict=True)]
