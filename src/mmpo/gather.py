@@ -52,6 +52,7 @@ def gather(
         raw, record, account, offset = list(sources), {"data": len(sources)}, [], False
     else:
         loaded = load(sources, on_bad_row=on_bad_row, seed=seed)
+        loaded.ledger.check_feedback()
         raw, record, account = loaded.data, loaded.ledger.as_dict(), loaded.ledger.summary()
         offset = "offset" in loaded.ledger.provides
     raw, idle = (raw, {}) if method is None else without_idle(raw, method)

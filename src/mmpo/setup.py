@@ -100,8 +100,8 @@ def from_recipe(recipe: Recipe) -> Setup:
     """Load, shape, tokenise and check all that a recipe names."""
     seed = int(recipe.training.get("seed", 42))
     set_seed(seed)
-    given = gather(recipe.data, recipe.shape, seed, recipe.on_bad_row, method=recipe.parts)
-    held_out = gather(recipe.eval_data, recipe.shape, seed, recipe.on_bad_row, like=given, method=recipe.parts)
+    given = gather(recipe.data, recipe.shape, seed, recipe.bad_rows, method=recipe.parts)
+    held_out = gather(recipe.eval_data, recipe.shape, seed, recipe.bad_rows, like=given, method=recipe.parts)
     method, gamma = built(recipe.method, given.data)
     setup = bring_together(
         recipe.model,
@@ -119,7 +119,7 @@ def from_recipe(recipe: Recipe) -> Setup:
         pad_token=recipe.pad_token,
         dtype=recipe.dtype,
         disable_dropout=recipe.disable_dropout,
-        on_bad_row=recipe.on_bad_row,
+        on_bad_row=recipe.bad_rows,
         offset=given.offset,
         args=recipe.arguments(),
     ).with_account(given, held_out)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mmpo.cli.options import BadRow, Data, Loading, Model, Rows
+from mmpo.cli.options import BadRows, Data, Loading, Model, Rows
 from mmpo.errors import UserError
 
 
@@ -16,13 +16,13 @@ def calibrate(
     data: Data,
     loading: Loading,
     rows: Rows,
+    bad: BadRows,
     method: Annotated[
         str, typer.Option(help="temperature (one number, the order stays) or isotonic (any rising curve, needs data).")
     ] = "temperature",
     folds: Annotated[
         int, typer.Option(help="Parts of the prompts: each is measured with a fit to the others, held out from it.")
     ] = 5,
-    on_bad_row: BadRow = "error",
 ) -> None:
     """Fit the model's probabilities to people on data it was not trained on; score and evaluate then apply the fit."""
     from mmpo.evaluate.calibrate import calibrate_model, trained_on
@@ -31,7 +31,7 @@ def calibrate(
     if not folder.is_dir():
         raise UserError(f"{model} is no folder, and calibration.json is written beside the model; save it to one first")
     sources = rows.sources(data)
-    made, notes = calibrate_model(loading.scorer(model), sources, method=method, folds=folds, on_bad_row=on_bad_row)
+    made, notes = calibrate_model(loading.scorer(model), sources, method=method, folds=folds, on_bad_row=bad.rule)
     path = made.write(folder)
     print(f"{'':10s}{'before':28s}after, on prompts held out ({made.folds} parts)")
     for name in ("nll", "brier", "ece", "accuracy"):

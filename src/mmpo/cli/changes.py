@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from mmpo.cli.judged import Pace
-from mmpo.cli.options import BadRow, Data, Loading, Report, Rows
+from mmpo.cli.options import BadRow, BadRows, Data, Loading, Report, Rows
 from mmpo.errors import UserError
 
 Stances = Annotated[
@@ -102,12 +102,12 @@ def dissect(
     out: Report,
     loading: Loading,
     rows: Rows,
+    bad: BadRows,
     asking: Asking,
     pace: Pace,
     model: Annotated[str | None, typer.Option(help="A model whose taste is laid beside people's.")] = None,
     stances: Stances = None,
     seed: Annotated[int, typer.Option(help="Seed of folds, draws and intervals.")] = 0,
-    on_bad_row: BadRow = "error",
 ) -> None:
     """Say what people reward in preference data, and what a model does: length, lists, courtesy and the like."""
     from mmpo.asking.store import Store
@@ -124,12 +124,12 @@ def dissect(
 
     _only_with(loading, "--model" if model is None else None)
     judge, endpoint = _stance_judge(stances, None, out), asking.endpoint(pace)
-    loaded = load(rows.sources(data), on_bad_row=on_bad_row)
+    loaded = load(rows.sources(data), on_bad_row=bad.rule)
     kept, merged = merge(loaded.data)
     notes = [*loaded.ledger.summary(), *counted("merging", merged)]
     said: Any = None
     if model is not None:
-        scored = loading.scorer(model)(kept, on_bad_row)
+        scored = loading.scorer(model)(kept, bad.rule)
         kept, said = scored.data, scored.said
         notes.append(scored.cuts["summary"])
     annotator, rater = Annotator.by_rules(), None

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mmpo.cli.options import BadRow, Data, Length, PromptLength, Report, Rows, new_file, number
+from mmpo.cli.options import BadRow, BadRows, Data, Length, PromptLength, Report, Rows, new_file, number
 
 
 def inspect(
@@ -49,6 +49,7 @@ def build(
     data: Data,
     out: Annotated[Path, typer.Option(help="A .jsonl file for the new data.")],
     rows: Rows,
+    bad: BadRows,
     goals: Annotated[
         str | None, typer.Option(help="goals: numbers to ask for, as 1,5,10; else each prompt's own grades.")
     ] = None,
@@ -59,7 +60,6 @@ def build(
     flip: Annotated[float | None, typer.Option(help="strength: share of the labels to turn round (0.2).")] = None,
     soften: Annotated[float | None, typer.Option(help="strength: share of the next ones to smooth (0).")] = None,
     eps: Annotated[float | None, typer.Option(help="strength: by how much (0.1).")] = None,
-    on_bad_row: BadRow = "error",
 ) -> None:
     """Make the data that some methods need: mmpo build goals ratings.jsonl --out goals.jsonl."""
     from mmpo.data import load, to_row
@@ -71,7 +71,7 @@ def build(
     options: dict[str, Any] = {"goals": numbers, "place": place, "k": k, "degrees": degrees, "seed": seed}
     options |= {"flip": flip, "soften": soften, "eps": eps}
     new_file(out, data)
-    loaded = load(rows.sources(data), on_bad_row=on_bad_row)
+    loaded = load(rows.sources(data), on_bad_row=bad.rule)
     made, counts = make(kind, loaded.data, **{name: value for name, value in options.items() if value is not None})
     write_lines(out, map(to_row, made))
     for line in [*loaded.ledger.summary(), *in_words(kind, counts)]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mmpo.cli.options import BadRow, Data, Loading, Model, Report, Rows, new_file
+from mmpo.cli.options import BadRows, Data, Loading, Model, Report, Rows, new_file
 from mmpo.errors import OnBadRow, UserError, nearest
 
 PROBED = "mrmbench"
@@ -23,7 +23,7 @@ def score(
     out: Annotated[Path, typer.Option(help="A .jsonl file: prompt, responses, feedback and model_scores.")],
     loading: Loading,
     rows: Rows,
-    on_bad_row: BadRow = "error",
+    bad: BadRows,
 ) -> None:
     """Add the model's score to every response, and the probability of each comparison where it is calibrated."""
     from mmpo.data import load, to_row
@@ -32,10 +32,10 @@ def score(
     from mmpo.files import write_lines
 
     new_file(out, data)
-    loaded = load(rows.sources(data, feedback="optional"), on_bad_row=on_bad_row)
+    loaded = load(rows.sources(data, feedback="optional"), on_bad_row=bad.rule)
     scorer = loading.scorer(model)
     calibration, told = beside(model, scorer)
-    scored = scorer(loaded.data, on_bad_row)
+    scored = scorer(loaded.data, bad.rule)
     said = columns(scored, None if calibration is None else calibration.fit)
     write_lines(out, ({**to_row(datum), **more} for datum, more in zip(scored.data, said, strict=True)))
     for line in [*loaded.ledger.summary(), scored.cuts["summary"], *told]:
@@ -56,7 +56,7 @@ def evaluate(
     out: Report,
     loading: Loading,
     rows: Rows,
-    on_bad_row: BadRow = "error",
+    bad: BadRows,
 ) -> None:
     """Measure a model against people (accuracy, calibration, by margin and by length), or on suites of benchmarks."""
     from mmpo.evaluate.suites import SUITES, evaluate_suite, lines_of, write_suites
@@ -66,13 +66,13 @@ def evaluate(
         raise UserError("--split, --margin and --grade are for data files, and here are suites only; leave them out")
     scorer = loading.scorer(model)
     if files:
-        _compare(scorer, rows.sources(files), out, model, on_bad_row)
+        _compare(scorer, rows.sources(files), out, model, bad.rule)
     outcomes, folder = [], out / "suites" if files else out
     for name, path in suites:
         if name == PROBED:
-            _probe(scorer, path, out / name, model, on_bad_row)
+            _probe(scorer, path, out / name, model, bad.rule)
             continue
-        outcomes.append(evaluate_suite(name, scorer, path, on_bad_row=on_bad_row))
+        outcomes.append(evaluate_suite(name, scorer, path, on_bad_row=bad.rule))
         print("\n".join(lines_of(outcomes[-1])))
         # After each one: a later suite may fail, and scoring takes long.
         write_suites(outcomes, folder, model=model)

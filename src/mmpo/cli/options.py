@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
-from mmpo.errors import OnBadRow, UserError
+from mmpo.errors import OnBadRow, UserError, bad_row_rule
 
 Data = Annotated[
     list[str], typer.Argument(help="Files (.jsonl, .jsonl.gz, .json, .csv, .parquet), folders or hub ids.")
@@ -19,7 +19,8 @@ Data = Annotated[
 Model = Annotated[str, typer.Argument(help="Folder of a trained model, or a hub id.")]
 Report = Annotated[Path, typer.Option(help="Folder for report.html and report.json.")]
 BadRow = Annotated[
-    OnBadRow, typer.Option(help="What to do with a bad row: error (stop and name it) or drop (count it).")
+    Literal["error", "drop"],
+    typer.Option(help="What to do with a bad row: error (stop and name it) or drop (count it)."),
 ]
 Length = Annotated[int | None, typer.Option(help="Longest sequence in tokens; what is cut is counted.")]
 PromptLength = Annotated[int | None, typer.Option(help="Longest prompt in tokens; the beginning is cut.")]
@@ -39,6 +40,20 @@ class Rows:
         from mmpo.data import Source
 
         return [Source(path, **{**vars(self), **further}) for path in paths]
+
+
+@dataclass(frozen=True)
+class BadRows:
+    """What a bad row does, and how many there may be."""
+
+    on_bad_row: BadRow = "error"
+    max_bad_rows: Annotated[
+        float | None, typer.Option(help="With drop: how many may be dropped, a count or a share below 1 (0.05).")
+    ] = None
+
+    @property
+    def rule(self) -> OnBadRow:
+        return bad_row_rule(self.on_bad_row, self.max_bad_rows)
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from mmpo.errors import AtMost, OnBadRow
+from mmpo.errors import AtMost, OnBadRow, UserError
 
 LISTED = 20
 """How many of the rows dropped for one reason are listed by name."""
@@ -110,6 +111,15 @@ class Ledger:
                 if d.mend
             )
             on_bad_row.check(self.rows_bad, self.rows_in, told)
+
+    def check_feedback(self) -> None:
+        """Raise UserError where feedback is not used, and nobody has said that this is meant."""
+        for part in self.parts or (self,):
+            if part.unused_feedback:
+                raise UserError(
+                    f"{part.name}: not used, though it looks like feedback: {', '.join(part.unused_feedback)}; where "
+                    f"that is meant, say so in data: {{path: ..., ignore: {json.dumps(part.unused_feedback)}}}"
+                )
 
     @classmethod
     def total(cls, parts: Iterable[Ledger]) -> Ledger:

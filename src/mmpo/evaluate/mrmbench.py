@@ -113,6 +113,7 @@ def probe_benchmark(
     """
     ledger = Ledger(path)
     tasks = _tasks(_folder(path), ledger, on_bad_row)
+    ledger.check(on_bad_row)
     answered, cuts = _answered(scorer, tasks, on_bad_row, seed)
     levels = {level: _measured([a for a in answered if a.task.level == level], bootstrap, seed) for level in LEVELS}
     there = {(task.level, task.dimension) for task in tasks}

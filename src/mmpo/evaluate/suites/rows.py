@@ -55,6 +55,7 @@ def items_of(suite: Suite, path: str | None = None, on_bad_row: OnBadRow = "erro
         found.append(item)
     if not found:
         raise UserError(f"{ledger.name}: none of its {ledger.rows_in} rows is of {suite.title}; {ledger.summary()[0]}")
+    ledger.check(on_bad_row)
     ledger.data = len(found)
     if again:
         ledger.notes.append(f"rows that say the same as an earlier one: {again}; each was counted")
