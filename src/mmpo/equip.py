@@ -52,6 +52,7 @@ def reader_of(
     teachers: Mapping[str, Any],
     statistics: Sequence[str] = (),
     layout: packed.Layout,
+    trust_remote_code: bool = False,
 ) -> Reader:
     """The reader that gives the method all it needs of the model. Raises UserError where the model cannot."""
     check_teachers(method, teachers)
@@ -68,7 +69,7 @@ def reader_of(
     return CloseReader(
         live,  # type: ignore[arg-type]
         method.probes,
-        _teachers(method, model, tokenizer, teachers, layout),
+        _teachers(method, model, tokenizer, teachers, layout, trust_remote_code),
         _heads(method, model, examples),
         tuple(statistics),
         activations="activation_weights" in method.needs,
@@ -113,7 +114,7 @@ def _reference(kind: str | None, model: Any, given: str | Reference | None) -> R
 
 
 def _teachers(
-    method: Method, model: Any, tokenizer: Any, given: Mapping[str, Any], layout: packed.Layout
+    method: Method, model: Any, tokenizer: Any, given: Mapping[str, Any], layout: packed.Layout, trust_remote_code: bool
 ) -> dict[str, Any]:
     """The frozen teachers, by role. They must write with the policy's tokenizer."""
     first = next(model.parameters())
@@ -121,9 +122,10 @@ def _teachers(
     for role in sorted(method.needs & set(TEACHERS)):
         teacher = given[role]
         if isinstance(teacher, str):
-            if load_tokenizer(teacher, tokenizer.pad_token).get_vocab() != tokenizer.get_vocab():
+            theirs = load_tokenizer(teacher, tokenizer.pad_token, trust_remote_code)
+            if theirs.get_vocab() != tokenizer.get_vocab():
                 raise UserError(f"the {role} has another vocabulary than the policy; they must share one tokenizer")
-            teacher = load_policy(teacher, tokenizer, str(first.dtype).removeprefix("torch."))
+            teacher = load_policy(teacher, tokenizer, str(first.dtype).removeprefix("torch."), trust_remote_code)
         _readable(teacher, tokenizer, layout, role)
         out[role] = teacher.to(first.device).requires_grad_(False).eval()
     return out

@@ -80,6 +80,7 @@ class Recipe(BaseModel):
         health: how the run is watched beyond what is logged anyway.
         early_stopping_patience: training ends after so many evaluations in which ``metric_for_best_model`` gained no
             more than ``early_stopping_threshold``.
+        trust_remote_code: whether code that comes with a model of this recipe may be run.
         training: keys of transformers.TrainingArguments.
     """
 
@@ -107,6 +108,7 @@ class Recipe(BaseModel):
     pad_token: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     disable_dropout: bool = True
+    trust_remote_code: bool = Field(default=False, strict=True)
     on_bad_row: OnBadRow = "error"
     training: dict[str, Any]
 

@@ -119,6 +119,7 @@ def from_recipe(recipe: Recipe) -> Setup:
         pad_token=recipe.pad_token,
         dtype=recipe.dtype,
         disable_dropout=recipe.disable_dropout,
+        trust_remote_code=recipe.trust_remote_code,
         on_bad_row=recipe.bad_rows,
         offset=given.offset,
         args=recipe.arguments(),
@@ -151,6 +152,7 @@ def bring_together(
     pad_token: str | None = None,
     dtype: str | None = None,
     disable_dropout: bool = True,
+    trust_remote_code: bool = False,
     on_bad_row: OnBadRow = "error",
     offset: bool = False,
     args: TrainingArguments | None = None,
@@ -175,6 +177,7 @@ def bring_together(
         pad_token: names the padding token; a new one is added to the vocabulary.
         dtype: of a model loaded by name; default float32.
         disable_dropout: so that policy and reference agree in training as in evaluation. A lora_dropout stays.
+        trust_remote_code: whether code that comes with a model loaded by name may be run.
         offset: the data state an additive margin, which the method must use.
         args: the device and the precision of the run; default: as the model stands.
     """
@@ -183,8 +186,11 @@ def bring_together(
     if statistics and method.task == "reward":
         raise UserError(f"statistics {', '.join(statistics)} are of a policy; a reward model has none")
     name = model if isinstance(model, str) else model.config.name_or_path
-    tokenizer = load_tokenizer(name, pad_token) if tokenizer is None else with_pad_token(tokenizer, pad_token)
-    model = _model(model, tokenizer, method.task, dtype)
+    if tokenizer is None:
+        tokenizer = load_tokenizer(name, pad_token, trust_remote_code)
+    else:
+        tokenizer = with_pad_token(tokenizer, pad_token)
+    model = _model(model, tokenizer, method.task, dtype, trust_remote_code)
     if disable_dropout:
         without_dropout(model)
     if lora is not None:
@@ -207,7 +213,8 @@ def bring_together(
     check_length(model, tokenizer, collator.longest([*examples, *eval_examples]))
     if method.task == "policy" and collator.frame is not None and not model.config.is_decoder:
         raise UserError(f"{name} is an encoder and cannot write; a policy needs a decoder, or take method mmpo_reward")
-    account = [f"{len(examples)} prompts: {', '.join(f'{n} {of}' for of, n in stated.items())}", cuts["summary"]]
+    account = ["trust_remote_code: code that comes with the models is run"] if trust_remote_code else []
+    account += [f"{len(examples)} prompts: {', '.join(f'{n} {of}' for of, n in stated.items())}", cuts["summary"]]
     if eval_cuts:
         account.append(f"eval_data: {len(eval_examples)} prompts; {eval_cuts['summary']}")
     if "annotators" in method.needs and not annotators:
@@ -237,10 +244,12 @@ def bring_together(
         teachers=teachers,
         statistics=statistics,
         layout=batching["layout"],
+        trust_remote_code=trust_remote_code,
     )
     record = {
         "task": method.task,
         "base_model": name,
+        "trust_remote_code": trust_remote_code,
         "method": repr(method),
         "method_name": named,
         "equation": method.equation,
@@ -277,9 +286,10 @@ def _batching(
     }
 
 
-def _model(model: Any, tokenizer: Any, task: str, dtype: str | None) -> Any:
+def _model(model: Any, tokenizer: Any, task: str, dtype: str | None, trust_remote_code: bool) -> Any:
     if isinstance(model, str):
-        return (load_reward_model if task == "reward" else load_policy)(model, tokenizer, dtype or "float32")
+        load = load_reward_model if task == "reward" else load_policy
+        return load(model, tokenizer, dtype or "float32", trust_remote_code)
     if dtype is not None:
         raise UserError("dtype is for a model loaded by name; this one is loaded already, so convert it yourself")
     return (as_reward_model if task == "reward" else fitted)(model, tokenizer)

@@ -79,7 +79,8 @@ def compare(
     judge = _stance_judge(stances, asking.endpoint(pace), out)
     asked, notes = read_prompts(prompts, split=split, limit=limit, on_bad_row=on_bad_row)
     reader = None if scorer is None else loading.scorer(scorer)
-    answers = write_answers(models, asked, sampling, n, pad_token=loading.pad_token, dtype=loading.dtype)
+    how_loaded = {name: getattr(loading, name) for name in ("pad_token", "dtype", "trust_remote_code")}
+    answers = write_answers(models, asked, sampling, n, **how_loaded)
     if reader is not None:
         scores, said = score_answers(answers, reader)
         answers, notes = replace(answers, scores=scores), notes + said
@@ -175,7 +176,7 @@ def _stance_judge(words: Path | None, endpoint: Any, out: Path) -> Any:
 
 def _only_with(loading: Loading, missing: str | None) -> None:
     """Refuse options that would do nothing: how a model is read, where no model is."""
-    both = {"--pad-token", "--dtype"} if missing == "--scorer" else set()
+    both = {"--pad-token", "--dtype", "--trust-remote-code"} if missing == "--scorer" else set()
     idle = [flag for flag in _given(loading) if flag not in both]
     if missing and idle:
         raise UserError(f"{idle[0]} says how a model is read; give {missing}, or leave it out")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mmpo.cli.options import BadRow, BadRows, Data, Length, PromptLength, Report, Rows, new_file, number
+from mmpo.cli.options import BadRow, BadRows, Data, Length, PromptLength, Report, Rows, Trust, new_file, number
 
 
 def inspect(
@@ -17,6 +17,7 @@ def inspect(
     tokenizer: Annotated[
         str | None, typer.Option(help="Model folder or hub id whose tokenizer counts truncation.")
     ] = None,
+    trust_remote_code: Trust = False,
     max_length: Length = None,
     max_prompt_length: PromptLength = None,
     eval_data: Annotated[list[str] | None, typer.Option(help="Evaluation data, to look for shared prompts.")] = None,
@@ -32,7 +33,7 @@ def inspect(
     report = run(
         rows.sources(data),
         out,
-        tokenizer=load_tokenizer(tokenizer) if tokenizer else None,
+        tokenizer=load_tokenizer(tokenizer, trust_remote_code=trust_remote_code) if tokenizer else None,
         max_length=max_length,
         max_prompt_length=max_prompt_length,
         eval_sources=rows.sources(eval_data or [], split=None) or None,

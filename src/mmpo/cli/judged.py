@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from mmpo.cli.options import Report
+from mmpo.cli.options import Report, Trust
 from mmpo.errors import UserError
 
 Bench = Literal["mt-bench", "alpaca-eval", "arena-hard"]
@@ -73,6 +73,7 @@ class Answers:
     pad_token: Annotated[
         str | None, typer.Option(help="The padding token, where the model's tokenizer names none.")
     ] = None
+    trust_remote_code: Trust = False
 
     def source(self, model: str, out: Path, pace: Pace) -> Any:
         from mmpo.asking import Store
@@ -92,13 +93,13 @@ class Answers:
             writer: Any = Server(endpoint, store)
             settings = endpoint.record()
         else:
-            writer = Folder(model, store, self.seed, self.dtype, self.pad_token)
+            writer = Folder(model, store, self.seed, self.dtype, self.pad_token, self.trust_remote_code)
             settings = {"seed": self.seed, "dtype": self.dtype}
         return Source(model, writer=writer, tokens=self.answer_tokens, settings=settings)
 
     def _check_idle(self) -> None:
         """Refuse options that would do nothing."""
-        server, folder = ("model_key_env", "model_options"), ("dtype", "pad_token")
+        server, folder = ("model_key_env", "model_options"), ("dtype", "pad_token", "trust_remote_code")
         idle: tuple[str, ...]
         if self.answers is not None:
             idle, why = (*server, *folder, "answer_tokens"), "the answers are read from --answers"

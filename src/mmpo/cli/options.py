@@ -23,6 +23,7 @@ BadRow = Annotated[
     typer.Option(help="What to do with a bad row: error (stop and name it) or drop (count it)."),
 ]
 Length = Annotated[int | None, typer.Option(help="Longest sequence in tokens; what is cut is counted.")]
+Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with a model; read it first.")]
 PromptLength = Annotated[int | None, typer.Option(help="Longest prompt in tokens; the beginning is cut.")]
 
 
@@ -79,6 +80,7 @@ class Loading:
         str | None, typer.Option(help="The padding token, where the model's tokenizer names none.")
     ] = None
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32"
+    trust_remote_code: Trust = False
 
     def scorer(self, model: str) -> Any:
         from mmpo.evaluate.scoring import Scorer

@@ -13,17 +13,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
-from transformers import AutoConfig
 
 from mmpo import scores
 from mmpo.batch import Collator, Example, Limits, encode_all
 from mmpo.batch.collate import READ_TOKENS
 from mmpo.data.pairs import answers
 from mmpo.data.shape import only_answers
-from mmpo.errors import OnBadRow, UserError, first_line, nearest
+from mmpo.errors import OnBadRow, UserError, nearest
 from mmpo.evaluate.preference import EmbeddingReader, SkewSymmetric
 from mmpo.models import FrozenCopy, PolicyReader, RewardReader, load_policy, load_reward_model, load_tokenizer, packed
-from mmpo.models.load import check_length, load_preference_model
+from mmpo.models.load import check_length, load_config, load_preference_model
 from mmpo.models.packed import Layout
 from mmpo.record import read_record
 from mmpo.types import Datum, Part, Reader, Score
@@ -89,6 +88,7 @@ class Scorer:
         max_prompt_length: int | None = None,
         pad_token: str | None = None,
         dtype: str = "float32",
+        trust_remote_code: bool = False,
     ) -> Scorer:
         """The scorer of a model folder or hub id.
 
@@ -101,6 +101,7 @@ class Scorer:
                 "mean_log_prob" the same without a reference; "preference" reads the 2 k outputs of a sequence
                 classifier as the embedding of a general preference model, which compares and gives no rewards.
             beta: the factor of a policy's score; of "preference" the inverse of its temperature, 10 by default.
+            trust_remote_code: whether code that comes with a model may be run.
 
         Raises:
             UserError: where the model cannot be read so, with the reason.
@@ -110,8 +111,8 @@ class Scorer:
             raise UserError(
                 f"{name} holds a run that is not finished; train it to its end, or give one of its checkpoints"
             )
-        tokenizer = load_tokenizer(name, pad_token)
-        task = record.get("task") or _task(name, read_as)
+        tokenizer = load_tokenizer(name, pad_token, trust_remote_code)
+        task = record.get("task") or _task(name, read_as, trust_remote_code)
         score = _score(name, task, record, read_as, beta)
         recorded = record.get("limits", {})
         limits = Limits(
@@ -122,20 +123,20 @@ class Scorer:
         if task == "reward":
             if reference is not None:
                 raise UserError(f"{name} is a reward model: it has no reference and no beta")
-            return bare._with_classifier(name, dtype)
+            return bare._with_classifier(name, dtype, trust_remote_code)
         if "ref" not in score.needs and reference is not None:
             raise UserError(f"{name} is scored by {type(score).__name__}, which needs no reference; leave it out")
-        return bare._with_policy(name, reference or _base(name, record), dtype)
+        return bare._with_policy(name, reference or _base(name, record), dtype, trust_remote_code)
 
-    def _with_classifier(self, name: str, dtype: str) -> Scorer:
+    def _with_classifier(self, name: str, dtype: str, trust_remote_code: bool) -> Scorer:
         compares = "preference" in self.score.needs
         load = load_preference_model if compares else load_reward_model
-        model = load(name, self.tokenizer, dtype=dtype).to(_device())
+        model = load(name, self.tokenizer, dtype, trust_remote_code).to(_device())
         reader: Reader = EmbeddingReader() if compares else RewardReader()
         return replace(self, model=model, reader=reader, layout=_layout(model, self.tokenizer))
 
-    def _with_policy(self, name: str, base: str | None, dtype: str) -> Scorer:
-        model = load_policy(name, self.tokenizer, dtype=dtype).to(_device())
+    def _with_policy(self, name: str, base: str | None, dtype: str, trust_remote_code: bool) -> Scorer:
+        model = load_policy(name, self.tokenizer, dtype, trust_remote_code).to(_device())
         layout = _layout(model, self.tokenizer)
         if "ref" not in self.score.needs:
             return replace(self, model=model, reader=PolicyReader(), layout=layout)
@@ -144,7 +145,7 @@ class Scorer:
                 f"{name} is a policy: its implicit reward needs the model it was trained from; give --reference, or "
                 "--read-as mean_log_prob to read it without one"
             )
-        frozen = FrozenCopy(load_policy(base, self.tokenizer, dtype=dtype).eval().to(_device()))
+        frozen = FrozenCopy(load_policy(base, self.tokenizer, dtype, trust_remote_code).eval().to(_device()))
         if _layout(frozen.model, self.tokenizer, layout) == "separate":
             layout = "separate"
         return replace(self, model=model, reader=PolicyReader(frozen), layout=layout)
@@ -257,12 +258,9 @@ def _score(name: str, task: str, record: dict[str, Any], read_as: str | None, be
     return kinds[kind_name](**stored)
 
 
-def _task(name: str, read_as: str | None) -> str:
+def _task(name: str, read_as: str | None, trust_remote_code: bool) -> str:
     """What a model folder of others holds, by the class that wrote it."""
-    try:
-        config = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise UserError(f"model: cannot load {name!r}: {first_line(error)}") from error
+    config = load_config(name, trust_remote_code)
     architecture = (config.architectures or [""])[0]
     if "SequenceClassification" in architecture:
         _check_outputs(name, config.num_labels, read_as)

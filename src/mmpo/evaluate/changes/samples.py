@@ -61,13 +61,14 @@ def write_answers(
     *,
     pad_token: str | None = None,
     dtype: str = "float32",
+    trust_remote_code: bool = False,
 ) -> Answers:
     """Let each model answer each prompt ``n`` times, with the same seed. One model at a time is held in memory."""
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     said = []
     for name in models:
-        tokenizer = load_tokenizer(name, pad_token)
-        model = load_policy(name, tokenizer, dtype=dtype).to(device)
+        tokenizer = load_tokenizer(name, pad_token, trust_remote_code)
+        model = load_policy(name, tokenizer, dtype, trust_remote_code).to(device)
         said.append(sample(model, tokenizer, [one.prompt for one in asked], sampling, n))
         del model
         gc.collect()

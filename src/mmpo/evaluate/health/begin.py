@@ -47,6 +47,6 @@ def probe_of(setup: Setup, health: Health, gold: Gold | None = None) -> Probe:
         setup.method.score,
         Sampling(health.max_new_tokens),
         health.samples,
-        RewardModel.load(health.gold) if health.gold is not None else gold,
+        RewardModel.load(health.gold, setup.record["trust_remote_code"]) if health.gold is not None else gold,
         setup.autocast,
     )

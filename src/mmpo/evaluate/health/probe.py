@@ -63,10 +63,10 @@ class RewardModel:
     scorer: Scorer
 
     @classmethod
-    def load(cls, name: str) -> RewardModel:
+    def load(cls, name: str, trust_remote_code: bool = False) -> RewardModel:
         """Raises UserError where the folder or hub id holds no reward model."""
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            scorer = Scorer.load(name)
+            scorer = Scorer.load(name, trust_remote_code=trust_remote_code)
         if not isinstance(scorer.score, Given):
             raise UserError(f"health.gold: {name} is a policy; name a reward model that the training does not use")
         return cls(scorer)

@@ -103,15 +103,16 @@ class Folder:
     seed: int = 0
     dtype: str = "float32"
     pad_token: str | None = None
+    trust_remote_code: bool = False
 
     @cached_property
     def tokenizer(self) -> Any:
-        return load_tokenizer(self.name, self.pad_token)
+        return load_tokenizer(self.name, self.pad_token, self.trust_remote_code)
 
     @cached_property
     def model(self) -> Any:
         device = torch.accelerator.current_accelerator() or torch.device("cpu")
-        return load_policy(self.name, self.tokenizer, self.dtype).eval().to(device)
+        return load_policy(self.name, self.tokenizer, self.dtype, self.trust_remote_code).eval().to(device)
 
     @cached_property
     def digest(self) -> str:
