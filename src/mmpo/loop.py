@@ -1,4 +1,4 @@
-"""The loop: one subclass of transformers.Trainer, and it does not know which method it runs."""
+"""The loop: the one Trainer of the house, and it does not know which method it runs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from accelerate.utils import gather_object
-from torch.nn import ModuleDict
+from torch.nn import ModuleDict, Parameter
 from torch.utils.data import DataLoader
 from transformers import TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
@@ -23,13 +22,14 @@ from mmpo.batch.deal import Deal
 from mmpo.errors import UserError
 from mmpo.evaluate.health.signs import signs, told
 from mmpo.evaluate.running import Tally, Totals
+from mmpo.lasting import LastingTrainer
 from mmpo.models import packed
 from mmpo.state import MethodState
 from mmpo.types import Batch, Evidence, Method, Outcome, Reader, Reading
 
 
-class GradedTrainer(transformers.Trainer):
-    """transformers.Trainer on graded feedback. ``per_device_train_batch_size`` counts prompts.
+class GradedTrainer(LastingTrainer):
+    """The Trainer on graded feedback. ``per_device_train_batch_size`` counts prompts.
 
     A batch comes as micro-batches of a few thousand tokens. They are read and differentiated one after the other; the
     gradient is the mean over all prompts of the step, whatever process or micro-batch they came in.
@@ -96,7 +96,6 @@ class GradedTrainer(transformers.Trainer):
                 "this method looks a step ahead, for which it must see the whole step at once; take one process and "
                 "gradient_accumulation_steps: 1 (micro_batch_tokens bounds the memory)"
             )
-        self.tallies = {"train": Tally(), "eval": Tally()}
         self.further: list[Callable[[], dict[str, float]]] = []
         """Further measures of every evaluation; all processes ask them alike."""
         # compute_loss divides by the prompts of the whole step itself. Earlier releases of transformers ask the latter.
@@ -155,6 +154,7 @@ class GradedTrainer(transformers.Trainer):
                 with nullcontext() if n == len(parts) else self._more_to_come(model):
                     losses.append(super().training_step(model, part, num_items_in_batch))
         if self.accelerator.sync_gradients:
+            self.agree()
             self.method_state.remember(gather_object)
             self.method_state.share_gradients(self.accelerator, self.args.max_grad_norm)
         return torch.stack(losses).sum()
@@ -221,6 +221,8 @@ class GradedTrainer(transformers.Trainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         outcome = self.outcome(model, inputs["batch"], inputs["counts"])
+        if self.is_deepspeed_enabled and model.training:
+            self.agree()  # Its backward pass takes the optimiser's step as well.
         # The mean over processes follows, so each of them gives its share of the mean over prompts times their number.
         prompts = num_items_in_batch / self.accelerator.num_processes if num_items_in_batch else len(outcome.losses)
         loss = outcome.losses.sum() * (inputs["counts"] / prompts)
@@ -234,8 +236,9 @@ class GradedTrainer(transformers.Trainer):
         # Of several models read at once, each has its own loss of a prompt.
         outcome = replace(outcome, losses=outcome.losses.view(-1, len(batch)).sum(0))
         if counts:
-            further = signs(self.method, outcome, evidence, reading)
-            self.tallies["train" if model.training else "eval"].add(outcome, evidence, reading, further)
+            which = "train" if model.training else "eval"
+            self.numbers[which].note(batch.ids, evidence, outcome, reading)
+            self.tallies[which].add(outcome, evidence, reading, signs(self.method, outcome, evidence, reading))
             if model.training:
                 self.method_state.observe(evidence, reading)
         return outcome
@@ -258,6 +261,10 @@ class GradedTrainer(transformers.Trainer):
             optimizer.add_param_group({"params": heads, "weight_decay": 0.0})
         return optimizer
 
+    def trained(self) -> Iterator[tuple[str, Parameter]]:
+        yield from super().trained()
+        yield from self.method_state.heads.named_parameters(prefix="heads")
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if self.method_state and self.args.should_save:
@@ -279,7 +286,9 @@ class GradedTrainer(transformers.Trainer):
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
         self.tallies["eval"] = Tally()
+        self.numbers["eval"].forget()
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        self.check_evaluation()
         means = self._means("eval")
         for measure in self.further:
             means |= measure()
