@@ -67,7 +67,7 @@ def attend(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Query [B, heads, S, D], key and value [B, kv heads, S, D] -> [B, S, heads, D]."""
-    rule = Rule(_causal(module, kwargs), scaling, dropout, sliding_window, softcap)
+    rule = Rule(is_causal(module, kwargs), scaling, dropout, sliding_window, softcap)
     if attention_mask is None or attention_mask.dtype != torch.int32:
         if softcap is None:
             return sdpa_attention_forward(
@@ -85,11 +85,16 @@ def attend(
         # Under autocast rotary embeddings leave query and key in fp32; the kernel wants one precision.
         query, key = query.to(value.dtype), key.to(value.dtype)
         return flex_attention_forward(module, query, key, value, mask, scaling=scaling, softcap=softcap)[0], None
+    return in_parts(query, key, value, trees, rule), None
+
+
+def in_parts(query: Tensor, key: Tensor, value: Tensor, trees: Trees, rule: Rule) -> Tensor:
+    """What ``attend`` gives for a packed row where FlexAttention does not run: [1, S, heads, D]."""
     key, value = _for_each_query_head(query, key, value)
-    return _by_tree(query, key, value, trees, rule).transpose(1, 2).contiguous(), None
+    return _by_tree(query, key, value, trees, rule).transpose(1, 2).contiguous()
 
 
-def _causal(module: torch.nn.Module, kwargs: dict[str, Any]) -> bool:
+def is_causal(module: torch.nn.Module, kwargs: dict[str, Any]) -> bool:
     said = kwargs.get("is_causal")
     return bool(getattr(module, "is_causal", True) if said is None else said)
 

@@ -299,7 +299,8 @@ class _Head:
     def take(self, count: int, vocabulary: int, device: torch.device) -> Tensor:
         """Memory for a chunk of [count, V] logits."""
         rows, _ = _rows(vocabulary, self.chunk_bytes)
-        return _take(min(rows, count) * vocabulary * self.dtype.itemsize, self.chunk_bytes, device)
+        size, whole = (n * self.dtype.itemsize for n in (min(rows, count) * vocabulary, self.chunk_bytes // 4))
+        return _take(size, whole, device)
 
     def room(self, memory: Tensor, count: int, vocabulary: int) -> Tensor:
         """The part of memory where ``count`` rows of logits are: [count, V]."""
@@ -407,8 +408,8 @@ def _plus_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
     return total.addmm_(a, b) if a.dtype == wide else total.to(wide).add_(a @ b)
 
 
-def _take(size: int, chunk_bytes: int, device: torch.device) -> Tensor:
-    """At least ``size`` bytes. On CPU a whole chunk or more, so that the next chunk finds room in it too; pages that
+def _take(size: int, whole: int, device: torch.device) -> Tensor:
+    """At least ``size`` bytes. On CPU a ``whole`` chunk or more, so that the next chunk finds room in it too; pages that
     nothing was written to take no memory."""
     if device.type == "cpu":
         try:
@@ -418,7 +419,7 @@ def _take(size: int, chunk_bytes: int, device: torch.device) -> Tensor:
         else:
             if len(spare) >= size:
                 return spare
-        size = max(size, chunk_bytes)
+        size = max(size, whole)
     # Memory made in inference mode could not be written to outside of it.
     with torch.inference_mode(False):
         return torch.empty(size, dtype=torch.uint8, device=device)
@@ -427,3 +428,8 @@ def _take(size: int, chunk_bytes: int, device: torch.device) -> Tensor:
 def _give_back(memory: Tensor) -> None:
     if memory.device.type == "cpu":
         _spare.append(memory)
+
+
+def forget() -> None:
+    """Let go of the memory that is kept for the next chunk."""
+    _spare.clear()
