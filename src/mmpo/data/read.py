@@ -1,4 +1,4 @@
-"""A path -> its raw rows, numbered from 1."""
+"""A path -> its raw rows, numbered from 1, in chunks that are read one after the other and may be parsed anywhere."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ import json
 import re
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import file_digest, sha256
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from tqdm.auto import tqdm
+import pyarrow as pa
 
 from mmpo.data.rows import BadRow, checked, from_json, from_line, too_deep
 from mmpo.data.source import Source
@@ -18,10 +22,22 @@ from mmpo.errors import UserError, first_line
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
 _HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
-_LARGE = 5_000_000
-"""Files above this many bytes show a progress bar."""
+
+CHUNK = 1 << 22
+"""Bytes of a chunk, and a row more. What is kept of data on disk depends on it."""
+
+_MOST = 10_000
+"""Rows of a table in a chunk."""
 
 Numbered = Iterator[tuple[int, "dict[str, Any] | BadRow"]]
+
+
+class Chunk(Protocol):
+    """Rows that follow each other; it can be sent to another process."""
+
+    def rows(self) -> Numbered:
+        """Each with its number in the source. A row that is no JSON object is a BadRow."""
+        ...
 
 
 def read(source: Source) -> Numbered:
@@ -29,23 +45,22 @@ def read(source: Source) -> Numbered:
 
     Raises UserError where there is nothing to read.
     """
+    return chain.from_iterable(chunk.rows() for chunk in chunks(source))
+
+
+def chunks(source: Source) -> Iterator[Chunk]:
+    """The same rows in chunks of some megabytes; all but a .json are never in memory as a whole."""
     path = Path(source.path)
     if path.is_dir():
-        return _table(_saved(source), source.path)
-    suffix = next((s for s in SUFFIXES if source.path.endswith(s)), None)
+        return _dataset(_saved(source))
+    suffix = _suffix(source)
     if suffix is None:
-        if path.is_file():
-            raise UserError(f"{source.path}: unknown kind of file; give one of {', '.join(SUFFIXES)}")
-        if not _HUB_ID.fullmatch(source.path):
-            raise UserError(f"{source.path}: there is no such file or folder; check the path")
-        return _table(_hub(source), source.path)
-    if not path.is_file():
-        raise UserError(f"{source.path}: there is no such file; check the path")
+        return _dataset(_hub(source))
+    if suffix == ".json":
+        return _listed(_json(path))
     if suffix in (".jsonl", ".jsonl.gz"):
         return _lines(path)
-    if suffix == ".json":
-        return _json(path)
-    return _table(_loaded(suffix, source.path), source.path)
+    return _tables(_parquet(path) if suffix == ".parquet" else _csv(path))
 
 
 def has_own_splits(source: Source) -> bool:
@@ -53,26 +68,95 @@ def has_own_splits(source: Source) -> bool:
     return Path(source.path).is_dir() or not source.path.endswith(SUFFIXES)
 
 
-def _lines(path: Path) -> Numbered:
-    size = path.stat().st_size
-    with (
-        path.open("rb") as raw,
-        tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=size < _LARGE or None) as bar,
-    ):
+# ---------------------------------------------------------------------------------------------- what is read
+
+
+def content(source: Source) -> str:
+    """A digest of all bytes of a file or folder, and of a hub id what ``datasets`` calls its fingerprint."""
+    path = Path(source.path)
+    if not path.is_dir() and _suffix(source) is None:
+        return str(_hub(source)._fingerprint)
+    told = sha256()
+    for file in _files(path):
+        with file.open("rb") as opened:
+            told.update(file_digest(opened, "sha256").digest())
+    return told.hexdigest()
+
+
+def stamp(source: Source) -> list[tuple[int, int]]:
+    """Size and time of change of what is read, to see whether it changed meanwhile."""
+    found = [file.stat() for file in _files(Path(source.path))]
+    return [(one.st_size, one.st_mtime_ns) for one in found]
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path] if path.is_file() else []
+
+
+def _suffix(source: Source) -> str | None:
+    """Which kind of file it is, None for a hub id. Raises UserError where it is neither."""
+    path = Path(source.path)
+    suffix = next((s for s in SUFFIXES if source.path.endswith(s)), None)
+    if suffix is None and path.is_file():
+        raise UserError(f"{source.path}: unknown kind of file; give one of {', '.join(SUFFIXES)}")
+    if suffix is None and not _HUB_ID.fullmatch(source.path):
+        raise UserError(f"{source.path}: there is no such file or folder; check the path")
+    if suffix is not None and not path.is_file():
+        raise UserError(f"{source.path}: there is no such file; check the path")
+    return suffix
+
+
+# ---------------------------------------------------------------------------------------------- lines
+
+
+@dataclass(frozen=True)
+class _Lines:
+    first: int
+    lines: bytes
+
+    def rows(self) -> Numbered:
+        for n, line in enumerate(self.lines.split(b"\n"), self.first):
+            if line.strip():
+                yield n, from_line(line)
+
+
+def _lines(path: Path) -> Iterator[Chunk]:
+    with path.open("rb") as raw:
         lines = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
-        n = 0
+        first, n, size, held = 1, 0, 0, list[bytes]()
         try:
             for n, line in enumerate(lines, 1):
-                bar.update(raw.tell() - bar.n)
-                if line.strip():
-                    yield n, from_line(line)
+                held.append(line)
+                size += len(line)
+                if size >= CHUNK:
+                    yield _Lines(first, b"".join(held))
+                    first, size, held = n + 1, 0, []
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise UserError(
                 f"{path}: broken after line {n} ({first_line(error)}); make or download it again"
             ) from error
+        if held:
+            yield _Lines(first, b"".join(held))
 
 
-def _json(path: Path) -> Numbered:
+# ---------------------------------------------------------------------------------------------- one list
+
+
+@dataclass(frozen=True)
+class _Listed:
+    first: int
+    values: list[Any]
+
+    def rows(self) -> Numbered:
+        return ((n, checked(row)) for n, row in enumerate(self.values, self.first))
+
+
+def _listed(rows: list[Any]) -> Iterator[Chunk]:
+    size = 1000
+    return (_Listed(n + 1, rows[n : n + size]) for n in range(0, len(rows), size))
+
+
+def _json(path: Path) -> list[Any]:
     try:
         rows = from_json(path.read_bytes())
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -84,25 +168,83 @@ def _json(path: Path) -> Numbered:
         rows = lists[0] if len(rows) == 1 and lists else None
     if not isinstance(rows, list):
         raise UserError(f"{path}: holds no list of rows; give [{{...}}, ...], or one object a line in a .jsonl")
-    return ((n, checked(row)) for n, row in enumerate(rows, 1))
+    return rows
 
 
-def _table(rows: Iterable[Any], name: str) -> Numbered:
-    bar = tqdm(rows, unit=" rows", desc=name, disable=len(rows) < 50_000 or None)  # type: ignore[arg-type]
-    return ((n, dict(row)) for n, row in enumerate(bar, 1))
+# ---------------------------------------------------------------------------------------------- tables
 
 
-def _loaded(suffix: str, path: str) -> Any:
-    from datasets import Dataset
-    from datasets.exceptions import DatasetGenerationError
+@dataclass(frozen=True)
+class _Table:
+    first: int
+    stream: bytes
+    """An Arrow stream; a table sent as it is would take along all of which it is a part."""
 
+    def rows(self) -> Numbered:
+        from datasets import Dataset
+
+        table = pa.ipc.open_stream(self.stream).read_all()
+        # The data set decodes what it says of its columns; the fingerprint saves it from hashing them.
+        columns = Dataset(table, fingerprint="chunk")[:]
+        for n, row in enumerate(zip(*columns.values(), strict=True), self.first):
+            yield n, dict(zip(columns, row, strict=True))
+
+
+def _tables(tables: Iterable[pa.Table]) -> Iterator[Chunk]:
+    first = 1
+    for table in tables:
+        if table.num_rows:
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, table.schema) as out:
+                out.write_table(table)
+            yield _Table(first, sink.getvalue().to_pybytes())
+        first += table.num_rows
+
+
+def _together(size: int, rows: int) -> int:
+    """How many rows make a chunk."""
+    return max(1, min(_MOST, CHUNK * rows // max(size, 1)))
+
+
+def _parquet(path: Path) -> Iterator[pa.Table]:
+    from pyarrow.parquet import ParquetFile
+
+    with _readable(path, "parquet"), ParquetFile(path) as file:
+        groups = [file.metadata.row_group(n) for n in range(file.metadata.num_row_groups)]
+        rows = _together(sum(group.total_byte_size for group in groups), file.metadata.num_rows)
+        for batch in file.iter_batches(rows, use_threads=False):
+            yield pa.Table.from_batches([batch])
+
+
+def _csv(path: Path) -> Iterator[pa.Table]:
+    """Tables of the types that the first values show."""
+    import pandas as pd  # type: ignore[import-untyped]
+
+    types: dict[str, pa.DataType] = {}
+    # Only an empty cell is missing: "NA" and "None" may be answers.
+    with (
+        _readable(path, "csv"),
+        pd.read_csv(path, chunksize=_MOST, keep_default_na=False, na_values=[""]) as frames,
+    ):
+        for frame in frames:
+            table = pa.Table.from_pandas(frame, preserve_index=False)
+            for field, column in zip(table.schema, table.columns, strict=True):
+                if column.null_count < len(column):
+                    types.setdefault(field.name, field.type)
+            yield table.cast(pa.schema([(f.name, types.get(f.name, f.type)) for f in table.schema]))
+
+
+@contextmanager
+def _readable(path: Path, kind: str) -> Iterator[None]:
     try:
-        if suffix == ".parquet":
-            return Dataset.from_parquet(path, keep_in_memory=True)
-        # Only an empty cell is missing: "NA" and "None" may be answers.
-        return Dataset.from_csv(path, keep_in_memory=True, keep_default_na=False, na_values=[""])
-    except (DatasetGenerationError, ValueError, OSError) as error:
-        raise UserError(f"{path}: cannot be read as {suffix[1:]} ({first_line(error)})") from error
+        yield
+    except (pa.ArrowException, ValueError, OSError) as error:
+        raise UserError(f"{path}: cannot be read as {kind} ({first_line(error)})") from error
+
+
+def _dataset(found: Any) -> Iterator[Chunk]:
+    rows = _together(found.data.nbytes, len(found))
+    return _tables(found.with_format("arrow").iter(rows))
 
 
 def _saved(source: Source) -> Any:
