@@ -8,9 +8,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from mmpo.plain import one_line
+
 
 class UserError(Exception):
     """The user's input is wrong: one line that names the file, row or key, and the mend. The CLI exits with 2."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from mmpo import __version__
 from mmpo.cli import calibrate, catalogue, changes, data, evaluate, judged, train
 from mmpo.cli.options import command
 from mmpo.errors import UserError
+from mmpo.plain import plain
 
 app = typer.Typer(
     help="Train policies and reward models on graded feedback: how much better, not only which.",
@@ -66,3 +68,6 @@ def _run(whole: Callable[[], Any]) -> None:
     except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
         print(f"mmpo: {error.filename}: {error.strerror}; choose another path", file=sys.stderr)
         sys.exit(2)
+    except Exception:
+        print(plain(traceback.format_exc()), end="", file=sys.stderr)
+        sys.exit(1)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 import typer
 
 from mmpo.errors import OnBadRow, UserError, bad_row_rule
+from mmpo.plain import plain_output
 
 Data = Annotated[
     list[str], typer.Argument(help="Files (.jsonl, .jsonl.gz, .json, .csv, .parquet), folders or hub ids.")
@@ -107,7 +108,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     @wraps(function)
     def run(**given: Any) -> None:
         made = {name: kind(**{f.name: given.pop(f.name) for f in fields(kind)}) for name, kind in groups.items()}
-        function(**given, **made)
+        with plain_output():
+            function(**given, **made)
 
     ordered = sorted(parameters, key=lambda one: one.default is not inspect.Parameter.empty)
     keyword = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in ordered]
