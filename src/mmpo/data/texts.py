@@ -36,7 +36,12 @@ def content(message: Message) -> str:
     if isinstance(value, str):
         return value
     parts = value if isinstance(value, Sequence) else [value]
-    return "".join(p["text"] if isinstance(p, Mapping) and "text" in p else json.dumps(p) for p in parts if p)
+    return "".join(_part(part) for part in parts if part)
+
+
+def _part(part: Any) -> str:
+    text = part.get("text") if isinstance(part, Mapping) else None
+    return text if isinstance(text, str) else json.dumps(part, default=str)
 
 
 def words(text: Text) -> str:
