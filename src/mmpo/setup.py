@@ -23,9 +23,9 @@ from mmpo.models import Reference, cache_reference, packed
 from mmpo.models.committee import Committee, second_opinion
 from mmpo.models.load import (
     adapted,
+    as_policy,
     as_reward_model,
     check_length,
-    fitted,
     load_policy,
     load_reward_model,
     load_tokenizer,
@@ -292,7 +292,7 @@ def _model(model: Any, tokenizer: Any, task: str, dtype: str | None, trust_remot
         return load(model, tokenizer, dtype or "float32", trust_remote_code)
     if dtype is not None:
         raise UserError("dtype is for a model loaded by name; this one is loaded already, so convert it yourself")
-    return (as_reward_model if task == "reward" else fitted)(model, tokenizer)
+    return (as_reward_model if task == "reward" else as_policy)(model, tokenizer)
 
 
 def built(recipe_method: Mapping[str, Any], data: Sequence[Datum]) -> tuple[Method, dict[str, Any] | None]:

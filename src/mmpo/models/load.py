@@ -25,7 +25,14 @@ from mmpo.errors import UserError, first_line, nearest
 
 def load_tokenizer(name: str, pad_token: str | None = None, trust_remote_code: bool = False) -> Any:
     """The tokenizer of a model. ``pad_token`` names its padding token; a new one is added to the vocabulary."""
-    found = _found(AutoTokenizer.from_pretrained, name, trust_remote_code=trust_remote_code)
+    try:
+        found = _found(AutoTokenizer.from_pretrained, name, trust_remote_code=trust_remote_code)
+    except UserError:
+        raise
+    except Exception as error:  # the library of tokenizers has no error of its own for a file that is none
+        raise UserError(
+            f"model: the tokenizer of {name} cannot be read ({first_line(error)}); save it again"
+        ) from error
     return with_pad_token(found, pad_token)
 
 
@@ -53,6 +60,16 @@ def load_policy(name: str, tokenizer: Any, dtype: str = "float32", trust_remote_
     model = _weights(AutoModelForCausalLM, name, dtype, trust_remote_code)
     if any(made.endswith("ForSequenceClassification") for made in model.config.architectures or ()):
         raise UserError(f"{name} is a reward model, and a policy that writes answers is needed; name one")
+    return as_policy(model, tokenizer)
+
+
+def as_policy(model: Any, tokenizer: Any) -> Any:
+    """A loaded language model made a policy. Raises UserError where nothing would tell it to stop."""
+    if tokenizer.eos_token_id is None and not tokenizer.chat_template:
+        raise UserError(
+            f"the tokenizer of {tokenizer.name_or_path} has neither an end-of-text token nor a chat template, so a "
+            "policy would never learn to stop; set eos_token in its tokenizer_config.json"
+        )
     return fitted(model, tokenizer)
 
 
