@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from types import TracebackType
 from typing import Annotated, Any
 
 import typer
@@ -53,7 +54,13 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line. Exit codes: 0 done, 2 the user's input is wrong, 1 anything else."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    sys.excepthook = _crashed
     _run(lambda: app(args=list(arguments) if arguments is not None else None))
+
+
+def _crashed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """The traceback as Python prints it, but for what would steer the terminal or give a password away."""
+    print(plain("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
 
 
 def _run(whole: Callable[[], Any]) -> None:
@@ -68,6 +75,3 @@ def _run(whole: Callable[[], Any]) -> None:
     except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
         print(f"mmpo: {error.filename}: {error.strerror}; choose another path", file=sys.stderr)
         sys.exit(2)
-    except Exception:
-        print(plain(traceback.format_exc()), end="", file=sys.stderr)
-        sys.exit(1)
