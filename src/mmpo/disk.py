@@ -81,7 +81,7 @@ def writing(place: Path, model: Any) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        if (reason := refusal(place.parent)) is None:
+        if (reason := refusal(place if place.is_dir() else place.parent)) is None:
             raise
         raise UserError(
             f"{place}: cannot be written ({reason.strerror}); {size(free(place.parent))} are free, and a checkpoint "

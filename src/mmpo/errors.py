@@ -18,6 +18,10 @@ class UserError(Exception):
         super().__init__(one_line(message))
 
 
+class GoneBad(Exception):
+    """A number of a run became NaN or infinite; nothing was saved after it. The CLI exits with 1."""
+
+
 @dataclass(frozen=True)
 class AtMost:
     """Bad rows are left out and counted, up to a ceiling.

@@ -26,10 +26,6 @@ Named: TypeAlias = dict[str, list[str]]
 """By datum, which of its numbers are not finite."""
 
 
-class GoneBad(Exception):
-    """A number of a run became NaN or infinite; nothing was saved after it. The CLI exits with 1."""
-
-
 @dataclass
 class Numbers:
     """The numbers of a step, or of an evaluation, until they are known to be finite.

@@ -20,9 +20,9 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from mmpo import checkpoints
 from mmpo.disk import writing
-from mmpo.errors import UserError
+from mmpo.errors import GoneBad, UserError
 from mmpo.evaluate.running import Tally
-from mmpo.finite import SKIPS, GoneBad, Named, Numbers, bad_gradients, bad_weights, gradient_norm, in_words
+from mmpo.finite import SKIPS, Named, Numbers, bad_gradients, bad_weights, gradient_norm, in_words
 from mmpo.interrupts import SIGNALS, Stopped
 from mmpo.trackers import outlive
 

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from hashlib import blake2b
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import Tensor
 
-from mmpo import __version__
 from mmpo.batch.tokenize import pair_frame
 from mmpo.errors import UserError
 from mmpo.files import write_whole
+from mmpo.provenance import versions
 from mmpo.types import Datum
 
-LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "peft")
-
-
-def versions() -> dict[str, str]:
-    """Versions of mmpo and of what the numbers depend on."""
-    return {"mmpo": __version__, "python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+STARTED, STOPPED = "started", "stopped: "
+"""How the status of a run begins that is not finished; the second is followed by why it had to stop."""
 
 
 def check_folder(folder: Path, identity: dict[str, Any]) -> None:
@@ -45,8 +39,9 @@ def check_folder(folder: Path, identity: dict[str, Any]) -> None:
         return
     now = json.loads(json.dumps(identity))
     before = {key: value for key, value in (record.get("identity") or {}).items() if key in now}
-    begun = record.get("status") != "started" or list(folder.glob("checkpoint-*"))
-    if not begun or (before == now and record["status"] == "started"):
+    unfinished = str(record.get("status")).startswith((STARTED, STOPPED))
+    begun = not unfinished or list(folder.glob("checkpoint-*"))
+    if not begun or (before == now and unfinished):
         return
     if before == now:
         raise UserError(
@@ -99,17 +94,31 @@ def write_memory(folder: Path, memory: Mapping[str, Tensor], annotators: Mapping
     (folder / "memory.json").write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def open_record(folder: Path, identity: dict[str, Any], known: dict[str, Any]) -> None:
-    """Claim an output folder for a run, with what is known of it before its first step."""
+def open_record(folder: Path, identity: dict[str, Any], known: dict[str, Any], start: dict[str, Any]) -> dict[str, Any]:
+    """Claim an output folder for a run, with what is known of it before its first step. Returns the record so far.
+
+    Args:
+        start: of this start of the run: where it goes on from, and on what machine. Those of earlier starts are kept.
+    """
     check_folder(folder, identity)
     folder.mkdir(parents=True, exist_ok=True)
-    write_record(folder, {"identity": identity, "status": "started", "versions": versions(), **known})
+    before = read_record(folder)
+    same = before.get("identity") == json.loads(json.dumps(identity))
+    starts = [*(before.get("starts", []) if same else []), {"at": moment(), **start}]
+    record = {"identity": identity, "status": STARTED, "versions": versions(), **known, "starts": starts}
+    write_record(folder, record)
+    return record
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
     """Write run.json whole or not at all."""
-    record = {"written": datetime.now(UTC).isoformat(timespec="seconds"), **record}
+    record = {"written": moment(), **record}
     write_whole(folder / "run.json", json.dumps(record, indent=2, default=str) + "\n")
+
+
+def moment() -> str:
+    """The time, in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def write_card(folder: Path, record: dict[str, Any]) -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 from transformers import TrainerCallback, TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import SaveStrategy
 
 from mmpo import methods
+from mmpo.checkpoints import settle_on
+from mmpo.disk import check_room, writing
 from mmpo.doctor import examine
-from mmpo.errors import UserError
+from mmpo.errors import GoneBad, UserError
 from mmpo.evaluate.health.begin import watch_over
 from mmpo.evaluate.health.callback import HealthCallback
 from mmpo.evaluate.health.probe import Gold
@@ -22,11 +25,14 @@ from mmpo.evaluate.health.settings import Health
 from mmpo.evaluate.health.stopping import check_metric, patience
 from mmpo.evaluate.scoring import part_record
 from mmpo.gather import gather
+from mmpo.interrupts import asked_to_leave
 from mmpo.loop import GradedTrainer
 from mmpo.models.committee import Committee, save_committee
 from mmpo.models.save import save
+from mmpo.models.store import weights_digest
+from mmpo.provenance import peak_memory, saved_weights, surroundings
 from mmpo.recipe import Recipe, Shape
-from mmpo.record import check_folder, open_record, usage, versions, write_card, write_memory, write_record
+from mmpo.record import STOPPED, check_folder, open_record, usage, write_card, write_memory, write_record
 from mmpo.setup import Setup, bring_together, from_recipe
 from mmpo.types import Method
 
@@ -102,48 +108,77 @@ def fit(
     watch: HealthCallback | None = None,
     direction_stated: bool = True,
 ) -> GradedTrainer:
-    """Self-tests, training (from the last checkpoint if there is one), measuring, saving."""
+    """Self-tests, training (from the last whole checkpoint if there is one), measuring, saving.
+
+    Raises:
+        UserError: the self-tests fail, or the disk takes no more.
+        GoneBad: a number is NaN or infinite; the last good checkpoint stays as it is.
+        Stopped: it was asked to leave, and has saved where it was.
+    """
     folder = Path(str(args.output_dir))
     first = args.process_index == 0
     for line in setup.account if first else ():
         print(line)
     known = _known(setup, folder, self_test(setup))
+    told = check_room(folder, setup.model, args.save_strategy != SaveStrategy.NO) if first else []
+    found = settle_on(folder, first, args.world_size > 1, args.load_best_model_at_end)
+    record: dict[str, Any] = {}
     if first:
-        open_record(folder, identity, known)
+        known["weights"] = {"start": weights_digest(setup.model)}
+        start = {"from": found.checkpoint, "damaged": found.damaged, **surroundings(args)}
+        record = open_record(folder, identity, known, start)
+        for line in told + found.told:
+            print(line)
     watch = watch or HealthCallback()
     # Early stopping reads what the watch adds to an evaluation.
     trainer = setup.trainer(args, [watch, *callbacks])
     watch.attach(trainer)
     if setup.eval_examples and args.metric_for_best_model is not None:
         check_metric(args, trainer.measures(setup.eval_examples[0]) | watch.names, direction_stated)
-    checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    if checkpoint and first:
-        print(f"going on from {checkpoint}")
-    result = trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_metrics("train", result.metrics)
-    metrics = dict(result.metrics)
-    if setup.eval_examples:
-        measured = trainer.evaluate()
-        trainer.save_metrics("eval", measured)
-        metrics |= measured
-    trainer.save_state()
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-        # Sharded weights are gathered by the Trainer, on all processes; an adapter is saved as it is.
-        trainer.save_model(str(folder))
-    elif first:
-        trained = trainer.accelerator.unwrap_model(trainer.model)
-        (save_committee if isinstance(trained, Committee) else save)(trained, setup.tokenizer, folder)
+    try:
+        with asked_to_leave(trainer):
+            result = trainer.train(resume_from_checkpoint=found.checkpoint)
+        with writing(folder, setup.model):
+            trainer.save_metrics("train", result.metrics)
+            measured = trainer.evaluate() if setup.eval_examples else {}
+            if measured:
+                trainer.save_metrics("eval", measured)
+            trainer.save_state()
+            _save(trainer, setup, folder)
+            if first:
+                if trainer.method_state.memory:
+                    write_memory(folder, trainer.method_state.memory, setup.annotators)
+                watch.write(folder)
+                _leave_record(trainer, folder, record, {**result.metrics, **measured}, watch)
+    except GoneBad as error:
+        if first:
+            write_record(folder, {**record, "status": f"{STOPPED}{error}"})
+        raise
     if first:
-        if trainer.method_state.memory:
-            write_memory(folder, trainer.method_state.memory, setup.annotators)
-        watch.write(folder)
-        _leave_record(trainer, folder, identity, known, metrics, watch)
         for line in watch.lines():
             print(line)
         if kept := _kept(trainer):
             print(f"kept: {kept}")
     trainer.accelerator.wait_for_everyone()
     return trainer
+
+
+def _save(trainer: GradedTrainer, setup: Setup, folder: Path) -> None:
+    """The trained model into the folder of its run, which no half of it is seen in."""
+    draft = folder / "unfinished"
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        # Sharded weights are gathered by the Trainer, on all processes; an adapter is saved as it is.
+        trainer.save_model(str(draft))
+        trainer.accelerator.wait_for_everyone()
+    elif trainer.args.should_save:
+        trained = trainer.accelerator.unwrap_model(trainer.model)
+        (save_committee if isinstance(trained, Committee) else save)(trained, setup.tokenizer, draft)
+    if trainer.args.should_save:
+        for path in draft.iterdir():
+            if (folder / path.name).is_dir():
+                shutil.rmtree(folder / path.name)
+            path.replace(folder / path.name)
+        draft.rmdir()
 
 
 def self_test(setup: Setup) -> list[str]:
@@ -174,18 +209,12 @@ def _known(setup: Setup, folder: Path, tested: list[str]) -> dict[str, Any]:
 
 
 def _leave_record(
-    trainer: GradedTrainer,
-    folder: Path,
-    identity: dict[str, Any],
-    known: dict[str, Any],
-    metrics: dict[str, float],
-    watch: HealthCallback,
+    trainer: GradedTrainer, folder: Path, record: dict[str, Any], metrics: dict[str, float], watch: HealthCallback
 ) -> None:
     record = {
-        "identity": identity,
+        **record,
         "status": "finished",
-        "versions": versions(),
-        **known,
+        "weights": {**record["weights"], "result": saved_weights(folder)},
         "seed": trainer.args.seed,
         "arguments": trainer.args.to_sanitized_dict(),
         "steps": trainer.state.global_step,
@@ -193,6 +222,8 @@ def _leave_record(
         "kept": _kept(trainer),
         "metrics": metrics,
         "health": [str(vital) for vital in watch.vitals],
+        "trackers_lost": trainer.trackers_lost,
+        "peak_memory": peak_memory(),
     }
     write_record(folder, record)
     write_card(folder, record)

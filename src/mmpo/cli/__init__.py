@@ -14,7 +14,7 @@ import typer
 from mmpo import __version__
 from mmpo.cli import calibrate, catalogue, changes, data, evaluate, judged, train
 from mmpo.cli.options import command
-from mmpo.errors import UserError
+from mmpo.errors import GoneBad, UserError
 from mmpo.plain import plain
 
 app = typer.Typer(
@@ -69,6 +69,9 @@ def _run(whole: Callable[[], Any]) -> None:
     except UserError as error:
         print(f"mmpo: {error}", file=sys.stderr)
         sys.exit(2)
+    except GoneBad as error:
+        print(f"mmpo: {error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("\nmmpo: stopped; the same command goes on from what was kept, if it keeps anything", file=sys.stderr)
         sys.exit(130)
