@@ -9,12 +9,12 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import Tensor
 
 from mmpo.batch.tokenize import pair_frame
 from mmpo.errors import UserError
 from mmpo.files import write_whole
+from mmpo.report import markdown
 from mmpo.provenance import versions
 from mmpo.types import Datum
 
@@ -127,10 +127,7 @@ def write_card(folder: Path, record: dict[str, Any]) -> None:
     named = [part["name"] for part in data.get("parts") or [data] if "name" in part]
     # A hub id stands as it is; of a path only the file is for others to see.
     sources = [Path(name).name if Path(name).exists() else name for name in named]
-    environment = Environment(
-        loader=PackageLoader("mmpo", "report"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    (folder / "README.md").write_text(environment.get_template("card.md.j2").render(**record, sources=sources))
+    write_whole(folder / "README.md", markdown.environment().get_template("card.md.j2").render(**record, sources=sources))
 
 
 def usage(tokenizer: Any, task: str) -> str:
