@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from mmpo.errors import AtMost, OnBadRow, UserError
@@ -121,6 +121,21 @@ class Ledger:
                     f"that is meant, say so in data: {{path: ..., ignore: {json.dumps(part.unused_feedback)}}}"
                 )
 
+    def add(self, other: Ledger) -> None:
+        """Count the rows of another ledger too."""
+        self.rows_in += other.rows_in
+        self.rows_used += other.rows_used
+        self.data += other.data
+        self.repeated += other.repeated
+        self.shapes += other.shapes
+        self.provides += other.provides
+        self.columns_used |= other.columns_used
+        self.columns_unused |= other.columns_unused
+        self.columns_left += other.columns_left
+        self.notes += other.notes
+        for reason, dropped in other.dropped.items():
+            self.dropped.setdefault(reason, Dropped()).merge(dropped)
+
     @classmethod
     def total(cls, parts: Iterable[Ledger]) -> Ledger:
         """The sum of several ledgers; a single one is returned as it is."""
@@ -129,18 +144,7 @@ class Ledger:
             return parts[0]
         out = cls("all", parts=parts)
         for part in parts:
-            out.rows_in += part.rows_in
-            out.rows_used += part.rows_used
-            out.data += part.data
-            out.repeated += part.repeated
-            out.shapes += part.shapes
-            out.provides += part.provides
-            out.columns_used |= part.columns_used
-            out.columns_unused |= part.columns_unused
-            out.columns_left += part.columns_left
-            out.notes += [f"{part.name}: {note}" for note in part.notes]
-            for reason, dropped in part.dropped.items():
-                out.dropped.setdefault(reason, Dropped()).merge(dropped)
+            out.add(replace(part, notes=[f"{part.name}: {note}" for note in part.notes]))
         return out
 
     def summary(self) -> list[str]:
@@ -175,3 +179,12 @@ class Ledger:
             "notes": list(self.notes),
             "parts": [part.as_dict() for part in self.parts],
         }
+
+    @classmethod
+    def from_dict(cls, told: Mapping[str, Any]) -> Ledger:
+        """The ledger of which ``as_dict`` told."""
+        known = {f.name: told[f.name] for f in fields(cls)}
+        known |= {name: Counter(told[name]) for name in ("shapes", "provides", "columns_left")}
+        known |= {name: set(told[name]) for name in ("columns_used", "columns_unused")}
+        known["dropped"] = {reason: Dropped(**one) for reason, one in told["dropped"].items()}
+        return cls(**known | {"parts": tuple(map(cls.from_dict, told["parts"]))})

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmpo.data import Source, load, texts
-from mmpo.data.load import ALL_SCHEMAS
+from mmpo.data.parse import ALL_SCHEMAS
 from mmpo.data.read import read
 from mmpo.data.rows import BadRow, Row
 from mmpo.errors import OnBadRow, UserError
