@@ -12,9 +12,9 @@ from typing import Any
 from torch import Tensor
 
 from mmpo.batch.tokenize import pair_frame
+from mmpo import markdown
 from mmpo.errors import UserError
 from mmpo.files import write_whole
-from mmpo.report import markdown
 from mmpo.provenance import versions
 from mmpo.types import Datum
 
@@ -127,7 +127,8 @@ def write_card(folder: Path, record: dict[str, Any]) -> None:
     named = [part["name"] for part in data.get("parts") or [data] if "name" in part]
     # A hub id stands as it is; of a path only the file is for others to see.
     sources = [Path(name).name if Path(name).exists() else name for name in named]
-    write_whole(folder / "README.md", markdown.environment().get_template("card.md.j2").render(**record, sources=sources))
+    template = markdown.environment().get_template("card.md.j2")
+    write_whole(folder / "README.md", template.render(**record, sources=sources))
 
 
 def usage(tokenizer: Any, task: str) -> str:
