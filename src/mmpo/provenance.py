@@ -18,6 +18,7 @@ import torch
 from transformers import TrainingArguments
 
 from mmpo import __version__
+from mmpo.plain import plain
 
 LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "peft", "tokenizers", "safetensors", "numpy")
 OPTIONAL = ("bitsandbytes", "deepspeed")
@@ -62,7 +63,7 @@ def command(words: Sequence[str]) -> str:
         if hide or (secret and equals):
             told[n] = f"{flag}=..." if equals and not hide else "..."
         hide = secret and not equals
-    return shlex.join(told)
+    return plain(shlex.join(told))
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
@@ -77,9 +78,9 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 def _git(folder: Path, *words: str) -> str:
     # Without a lock, so that nobody's own git command is in the way of this one, or the other way round.
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-    done = subprocess.run(
-        ["git", "-C", str(folder), *words], env=environment, timeout=_WAIT, capture_output=True, text=True, check=True
-    )
+    # Nor does the working tree of a stranger start its monitor here.
+    call = ["git", "-C", str(folder), "-c", "core.fsmonitor=false", *words]
+    done = subprocess.run(call, env=environment, timeout=_WAIT, capture_output=True, text=True, check=True)  # noqa: S603
     return done.stdout.strip()
 
 

@@ -26,7 +26,7 @@ def read_yaml(text: str) -> Any:
     if len(text) > MOST_CHARACTERS:
         raise yaml.YAMLError(f"it has {len(text):,} characters, and no more than {MOST_CHARACTERS:,} are read")
     try:
-        return yaml.load(text, Loader=_Loader)
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except RecursionError:
         raise yaml.YAMLError("its values are nested too deeply") from None
     except ValueError as error:  # a date such as 2024-13-40
