@@ -22,7 +22,8 @@ def escaped(value: Any) -> Any:
 
 def code(text: str) -> Markup:
     """A text as code within a line, also in a table. Markdown has no escapes there but for ``|``."""
-    return Markup("`" + one_line(text).replace("`", "'").replace("|", "\\|") + "`")  # noqa: S704 (no HTML)
+    shown = one_line(text).replace("`", "'").replace("|", "\\|")
+    return Markup(f"`{shown}`")  # noqa: S704 (no HTML)
 
 
 def environment() -> Environment:
