@@ -62,7 +62,7 @@ def recipe(name: str, base: dict[str, str], folder: Path, **more: Any) -> Path:
         "micro_batch_tokens": 150,
         "learning_rate": 1e-2,
         "save_strategy": "steps",
-        "save_steps": 1,
+        "save_steps": None if more.get("save_strategy") == "no" else 1,
         "logging_steps": 1,
         "seed": 5,
         "use_cpu": True,

@@ -22,7 +22,7 @@ from mmpo.matrix import between, compared
 from mmpo.methods import build
 from mmpo.models import RewardReader, packed
 from mmpo.models.committee import Committee, CommitteeReader, save_committee, second_opinion
-from mmpo.models.load import adapted
+from mmpo.models.lora import adapted
 from mmpo.regularizers import Difference, FeatureAnchor, InfoNCE
 from mmpo.scores import Given
 from mmpo.targets import Hard, SmallLoss

@@ -541,7 +541,8 @@ def test_every_remedy_names_what_there_is():
     assert isinstance(faded.objective, Logistic)
     best = {"metric_for_best_model": "eval_health/answers/gold", "greater_is_better": True}
     both = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 5, "save_steps": 5}
-    args = recipe(**best, **both, eval_data="e.jsonl", load_best_model_at_end=True, use_cpu=True).arguments()
+    looks = {"health": {"every": 0.1}, "eval_data": "e.jsonl", "load_best_model_at_end": True, "use_cpu": True}
+    args = recipe(**best, **both, **looks).arguments()
     assert args.load_best_model_at_end and args.greater_is_better
 
 

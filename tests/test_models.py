@@ -40,7 +40,8 @@ from mmpo.models import (
     load_tokenizer,
     packed,
 )
-from mmpo.models.load import adapted, as_reward_model, fitted, with_pad_token, without_dropout
+from mmpo.models.load import as_reward_model, fitted, with_pad_token, without_dropout
+from mmpo.models.lora import adapted
 from mmpo.models.padded import Padded
 from mmpo.models.policy import response_logps
 from mmpo.setup import bring_together

@@ -445,7 +445,7 @@ def test_every_layout_trains_alike(task: str, make: Any, tokenizer: Any, tmp_pat
         **{layout: {"layout": layout} for layout in LAYOUTS},
         "nothing": {},
         "checkpointed": {"gradient_checkpointing": True},
-        "compiled": {"torch_compile_backend": "aot_eager"},
+        "compiled": {"torch_compile": True, "torch_compile_backend": "aot_eager"},
     }
     runs = {}
     for name, keys in asked.items():

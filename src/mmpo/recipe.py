@@ -3,41 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal
 
 import torch
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations, get_reporting_integration_callbacks
 
 from mmpo.batch import Limits
 from mmpo.data import Source
-from mmpo.errors import OnBadRow, UserError, first_line, nearest
+from mmpo.errors import OnBadRow, UserError, bad_row_rule, first_line, nearest
 from mmpo.evaluate.health.settings import Health
+from mmpo.keys import IDLE_KEYS, TRAINING_KEYS, Asked, check_together, checked, has_accelerator
 from mmpo.methods import CATALOGUE, build
+from mmpo.models.lora import check_lora
 from mmpo.needs import TEACHERS, check_reference, check_teachers
 from mmpo.safe_yaml import read_yaml
 from mmpo.types import Method
 
-TRAINING_KEYS = {f.name: f for f in fields(TrainingArguments) if f.init}
-
-IDLE_KEYS = {
-    "label_smoothing_factor": "method cdpo smooths labels",
-    "resume_from_checkpoint": "a run goes on from the last checkpoint in output_dir by itself",
-    "train_sampling_strategy": "the order of the prompts is random",
-    "length_column_name": "the order of the prompts is random",
-    "do_train": "mmpo train always trains",
-    "do_eval": "eval_data and eval_strategy say when to evaluate",
-    "do_predict": "mmpo score gives the scores of responses",
-    "prediction_loss_only": "mmpo evaluate measures a model",
-    "include_for_metrics": "mmpo evaluate measures a model",
-    "batch_eval_metrics": "mmpo evaluate measures a model",
-    "label_names": "mmpo knows its evidence",
-}
-"""Keys of TrainingArguments that would change nothing here, so a recipe may not hold them; and what to do instead."""
+LENGTHS = ("max_steps", "num_train_epochs")
+"""The keys that say how long a run is."""
 
 
 class Shape(BaseModel):
@@ -57,6 +44,12 @@ class Shape(BaseModel):
     spread: int | None = Field(default=None, ge=2)
     max_responses: int | None = Field(default=None, ge=2)
     max_pairs: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _capped(self) -> Shape:
+        if self.spread and self.max_responses and self.max_responses >= self.spread:
+            raise ValueError("max_responses would do nothing beside a spread that is no larger; leave one of them out")
+        return self
 
 
 class Recipe(BaseModel):
@@ -80,6 +73,9 @@ class Recipe(BaseModel):
         health: how the run is watched beyond what is logged anyway.
         early_stopping_patience: training ends after so many evaluations in which ``metric_for_best_model`` gained no
             more than ``early_stopping_threshold``.
+        on_bad_row: ``error`` stops at the first bad row, ``drop`` leaves bad rows out and counts them.
+        max_bad_rows: how many may be dropped, when loading and again when tokenising: a count, or a share below 1,
+            rounded up. Default: 0.05.
         trust_remote_code: whether code that comes with a model of this recipe may be run.
         training: keys of transformers.TrainingArguments.
     """
@@ -109,7 +105,8 @@ class Recipe(BaseModel):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     disable_dropout: bool = True
     trust_remote_code: bool = Field(default=False, strict=True)
-    on_bad_row: OnBadRow = "error"
+    on_bad_row: Literal["error", "drop"] = "error"
+    max_bad_rows: float | None = None
     training: dict[str, Any]
 
     @field_validator("method", mode="before")
@@ -122,6 +119,11 @@ class Recipe(BaseModel):
     def _listed(cls, value: Any) -> Any:
         items = value if isinstance(value, list) else [value]
         return [item if isinstance(item, Source) else Source.parse(item) for item in items]
+
+    @property
+    def bad_rows(self) -> OnBadRow:
+        """What a bad row does. Raises UserError for a ceiling where none is let through."""
+        return bad_row_rule(self.on_bad_row, self.max_bad_rows)
 
     @property
     def limits(self) -> Limits:
@@ -154,6 +156,9 @@ def read_recipe(path: str | Path | None, overrides: Mapping[str, Any] = {}) -> R
     where = str(path) if path else "recipe"
     content = _yaml_file(Path(path)) if path else {}
     for key, value in overrides.items():
+        if key in LENGTHS:
+            # Two names of one thing, of which the flag's is meant.
+            content = {name: said for name, said in content.items() if name not in LENGTHS or name in overrides}
         _set(content, key.split("."), value, where)
     return make_recipe(content, where)
 
@@ -169,7 +174,11 @@ def make_recipe(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
         elif key in IDLE_KEYS:
             raise UserError(f"{where}: {key!r} has no effect here, so remove it; {IDLE_KEYS[key]}")
         elif key in TRAINING_KEYS:
-            training[key] = _typed(key, value, where)
+            try:
+                # Nothing at all, as in --num_train_epochs null, takes a key out.
+                training |= {} if value is None else {key: checked(key, value)}
+            except UserError as error:
+                raise UserError(f"{where}: {error}") from error
         elif any(key in entry.parameters for entry in CATALOGUE.values()):
             raise UserError(f"{where}: {key!r} is a parameter of the method; write it as method.{key}")
         else:
@@ -188,10 +197,7 @@ def make_recipe(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
     except ValidationError as error:
         raise UserError(f"{where}: {_first(error)}") from error
     _check_method(recipe, where)
-    if training.get("eval_strategy") in ("steps", "epoch") and not recipe.eval_data:
-        raise UserError(
-            f"{where}: eval_strategy is {training['eval_strategy']!r} but there is no eval_data; add eval_data"
-        )
+    _check_training(recipe, training, where)
     return recipe
 
 
@@ -204,7 +210,27 @@ def parse_value(text: str) -> Any:
 
 
 def _defaults(training: dict[str, Any]) -> dict[str, Any]:
-    return {"report_to": "none", "logging_steps": 10, "use_cpu": not torch.accelerator.is_available(), **training}
+    often = {"logging_steps": 10} if training.get("logging_strategy", "steps") == "steps" else {}
+    return {"report_to": "none", **often, "use_cpu": not torch.accelerator.is_available(), **training}
+
+
+def _check_training(recipe: Recipe, given: Mapping[str, Any], where: str) -> None:
+    """Raise UserError for keys of TrainingArguments that would do nothing in this recipe."""
+    patience, metric = recipe.early_stopping_patience, str(given.get("metric_for_best_model", ""))
+    if patience is not None and recipe.training.get("eval_strategy", "no") == "no":
+        raise UserError(
+            f"{where}: early_stopping_patience counts evaluations; add eval_data and eval_strategy: steps or epoch"
+        )
+    if metric.removeprefix("eval_").startswith("health/answers/") and recipe.health.every is None:
+        raise UserError(
+            f"{where}: metric_for_best_model is {metric!r}, which looks at what the policy writes, and health.every is "
+            "missing; add health: {every: 0.1}, a look each tenth of the run"
+        )
+    try:
+        accelerator = has_accelerator(bool(recipe.training["use_cpu"]))
+        check_together(Asked(given, bool(recipe.eval_data), patience is not None, accelerator))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
 
 
 def _check_method(recipe: Recipe, where: str) -> None:
@@ -213,7 +239,9 @@ def _check_method(recipe: Recipe, where: str) -> None:
     name = recipe.method["name"]
     try:
         method = recipe.parts
+        recipe.bad_rows  # noqa: B018 (a ceiling that would do nothing is refused here)
         check_reference(recipe.reference, method, adapter=recipe.lora is not None)
+        check_lora(recipe.lora or {})
         check_teachers(method, {role: getattr(recipe, role) for role in TEACHERS})
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
@@ -258,15 +286,6 @@ def _set(content: dict[str, Any], keys: Sequence[str], value: Any, where: str) -
             raise UserError(f"{where}: {key!r} is {inner!r} and no mapping, so {'.'.join(keys)!r} cannot be set")
         content = inner
     content[last] = value
-
-
-def _typed(key: str, value: Any, where: str) -> Any:
-    try:
-        return TypeAdapter(get_type_hints(TrainingArguments)[key]).validate_python(value)
-    except ValidationError as error:
-        raise UserError(f"{where}: {key} is {value!r}; {error.errors()[0]['msg']}") from error
-    except (NameError, TypeError):
-        return value
 
 
 def _first(error: ValidationError) -> str:

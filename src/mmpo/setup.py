@@ -22,7 +22,6 @@ from mmpo.loop import GradedTrainer
 from mmpo.models import Reference, cache_reference, packed
 from mmpo.models.committee import Committee, second_opinion
 from mmpo.models.load import (
-    adapted,
     as_policy,
     as_reward_model,
     check_length,
@@ -34,6 +33,7 @@ from mmpo.models.load import (
     with_pad_token,
     without_dropout,
 )
+from mmpo.models.lora import adapted
 from mmpo.models.packed import Layout
 from mmpo.models.store import ReferenceStore
 from mmpo.needs import TEACHERS, check_needs, without_idle

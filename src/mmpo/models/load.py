@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -20,7 +19,7 @@ from transformers import (
 )
 from transformers.utils import cached_file
 
-from mmpo.errors import UserError, first_line, nearest
+from mmpo.errors import UserError, first_line
 
 
 def load_tokenizer(name: str, pad_token: str | None = None, trust_remote_code: bool = False) -> Any:
@@ -158,20 +157,6 @@ def _dropouts(model: Any) -> Iterator[tuple[torch.nn.Module, str]]:
         for name, value in list(vars(module).items()):
             if "drop" in name and isinstance(value, float):
                 yield module, name
-
-
-def adapted(model: Any, lora: Mapping[str, Any], task: str) -> Any:
-    """The model with a fresh LoRA adapter; of a reward model the head is trained beside it."""
-    for key in lora:
-        if key not in LoraConfig.__dataclass_fields__:
-            raise UserError(f"lora has no key {key!r}. {nearest(key, LoraConfig.__dataclass_fields__)}")
-    if hasattr(model, "disable_adapter"):
-        raise UserError("the model has an adapter already; leave lora out, or give the model without it")
-    kind = "SEQ_CLS" if task == "reward" else "CAUSAL_LM"
-    try:
-        return get_peft_model(model, LoraConfig(**{"target_modules": "all-linear", "task_type": kind, **lora}))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"lora: {first_line(error)}") from error
 
 
 def _dtype(name: str) -> torch.dtype:
