@@ -238,7 +238,7 @@ def _csv(path: Path) -> Iterator[pa.Table]:
 def _readable(path: Path, kind: str) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, ValueError, OSError) as error:
+    except (pa.ArrowException, ValueError, OSError, OverflowError) as error:
         raise UserError(f"{path}: cannot be read as {kind} ({first_line(error)})") from error
 
 

@@ -155,8 +155,8 @@ def _grades(
         row.note("no scores: the grade of a response is the mean over its annotators")
         return means(by_annotator, n), False
     for column in ("attributes", "annotator_attributes"):
-        if row.has(column):
-            known = ", ".join(sorted(row.value(column)))
+        if row.states(column):
+            known = ", ".join(sorted(_mapping(row, column)))
             raise UserError(f"{source.path}: the rows have {column} and no scores; set grade to one of: {known}")
     return None, False
 
@@ -179,10 +179,15 @@ def _annotator_grades(row: Row, source: Source, n: int) -> dict[str, tuple[float
     return {who: some_numbers(line, f"{name}[{a}]", n) for a, (who, line) in enumerate(zip(names, table, strict=True))}
 
 
-def _attribute(row: Row, source: Source, column: str) -> Any:
+def _mapping(row: Row, column: str) -> Mapping[str, Any]:
     table = row.value(column)
     if not isinstance(table, Mapping):
         raise BadRow("wrong type", f"{column} is not a mapping; give {{attribute: [one number a response]}}")
+    return table
+
+
+def _attribute(row: Row, source: Source, column: str) -> Any:
+    table = _mapping(row, column)
     if source.grade not in table:
         raise UserError(f"{source.path}: no grade {source.grade!r}. {nearest(str(source.grade), table)}")
     return table[source.grade]
