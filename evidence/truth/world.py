@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mmpo.data import GammaFit, fit_gamma
-from mmpo.data.shape import rescale
+from mmpo.data.scale import rescale
 from mmpo.matrix import between, compared
 from mmpo.types import Datum, Evidence, Judgement
 

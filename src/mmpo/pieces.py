@@ -242,9 +242,10 @@ def write_piece(path: Path, columns: Mapping[str, pa.Array]) -> None:
 
 
 def numbers(values: NDArray[Any]) -> pa.Array:
-    """Numbers [rows] as a column."""
+    """Numbers, or bytes of one length (dtype V), as a column: [rows]."""
     values = np.ascontiguousarray(values)
-    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(values)])
+    kind = pa.binary(values.itemsize) if values.dtype.kind == "V" else pa.from_numpy_dtype(values.dtype)
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values.view("u1"))])
 
 
 def blobs(values: Sequence[bytes]) -> pa.Array:
@@ -283,15 +284,22 @@ class Pieces:
         n = bisect_right(self._ends, row)
         return self._opened(n), row - (self._ends[n] - self.rows[n])
 
-    def column(self, name: str) -> Any:
-        """A column of numbers as one numpy array over all pieces, [rows]."""
-        parts = [_as_numpy(self.piece(n).column(name)) for n in range(len(self.rows))]
+    def column(self, name: str) -> NDArray[Any]:
+        """A column of ``numbers`` over all pieces, [rows]."""
+        return self._joined(lambda piece: _as_numpy(piece.column(name)))
+
+    def lengths(self, name: str) -> NDArray[np.int64]:
+        """The number of bytes of each of the ``blobs`` of a column, [rows]."""
+        return self._joined(lambda piece: np.diff(np.frombuffer(piece.column(name).buffers()[1], np.int64)))
+
+    def _joined(self, read: Callable[[pa.RecordBatch], NDArray[Any]]) -> NDArray[Any]:
+        parts = [read(self.piece(n)) for n in range(len(self.rows))]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _as_numpy(column: pa.Array) -> NDArray[Any]:
-    dtype = column.type.to_pandas_dtype()
-    return np.frombuffer(column.buffers()[1], dtype, len(column), column.offset * np.dtype(dtype).itemsize)
+    fixed = pa.types.is_fixed_size_binary(column.type)
+    return np.frombuffer(column.buffers()[1], f"V{column.type.byte_width}" if fixed else column.type.to_pandas_dtype())
 
 
 def _mapped(folder: Path, n: int) -> pa.RecordBatch:

@@ -7,7 +7,8 @@ from mmpo.data.load import Loaded, load
 from mmpo.data.merge import merge
 from mmpo.data.pairs import pairs_of, provides
 from mmpo.data.rcal import RepresentationCalibrator, calibrate_labels
-from mmpo.data.shape import cap_pairs, cap_responses, dedupe, rescale, shuffle_responses, split, spread, take
+from mmpo.data.scale import rescale
+from mmpo.data.shape import cap_pairs, cap_responses, dedupe, shuffle_responses, split, spread, take
 from mmpo.data.source import Source
 from mmpo.data.strength import flip_weakest, soften_weak, strengths
 from mmpo.data.write import to_row

@@ -94,12 +94,14 @@ class Drawn:
     Attributes:
         rows: the rows of the first datum, of the second, and so on.
         ends: [n] where the rows of each datum end.
+        source: [n] number of the source whose rows they are.
         copy: [n] 1, and 2, 3, ... where a datum is used again.
         renamed: [n] whether an earlier datum has the same id.
     """
 
     rows: Whole
     ends: Whole
+    source: Whole
     copy: Whole
     renamed: NDArray[np.bool_]
 
@@ -110,10 +112,27 @@ class Drawn:
     def starts(self) -> Whole:
         return np.concatenate([[0], self.ends[:-1]]).astype(np.int64)
 
-    def data(self, parsed: Sequence[Datum]) -> Iterator[Datum]:
-        """The data, of the parsed rows of the source."""
-        for start, end, copy, renamed in zip(self.starts, self.ends, self.copy, self.renamed, strict=True):
-            yield together([parsed[n] for n in self.rows[start:end]], int(copy), bool(renamed))
+    def take(self, which: Whole) -> Drawn:
+        """Some of the data, by their numbers."""
+        starts, ends = self.starts[which], self.ends[which]
+        kept = {name: getattr(self, name)[which] for name in ("source", "copy", "renamed")}
+        return Drawn(_joined(self.rows, starts, ends), np.cumsum(ends - starts), **kept)
+
+    @classmethod
+    def chain(cls, drawn: Sequence[Drawn]) -> Drawn:
+        """The data of several sources, one after the other."""
+        before = np.cumsum([0, *(len(one.rows) for one in drawn)])
+        ends = [one.ends + n for one, n in zip(drawn, before, strict=False)]
+        source = np.repeat(np.arange(len(drawn)), [len(one) for one in drawn])
+        rest = [np.concatenate([getattr(one, name) for one in drawn]) for name in ("copy", "renamed")]
+        return cls(np.concatenate([one.rows for one in drawn]), np.concatenate(ends), source, *rest)
+
+    def data(self, parsed: Sequence[Sequence[Datum]]) -> Iterator[Datum]:
+        """The data, of the parsed rows of each source."""
+        each = zip(self.starts, self.ends, self.source, self.copy, self.renamed, strict=True)
+        for start, end, source, copy, renamed in each:
+            rows = parsed[source]
+            yield together([rows[int(n)] for n in self.rows[start:end]], int(copy), bool(renamed))
 
 
 def collect(rows: Rows, source: Source, ledger: Ledger, seed: int) -> Drawn:
@@ -141,7 +160,8 @@ def collect(rows: Rows, source: Source, ledger: Ledger, seed: int) -> Drawn:
     ledger.data, ledger.repeated = int(times.sum()), int(times.sum()) - len(times)
     which = np.repeat(np.arange(len(times)), times)
     copy = np.arange(len(which)) - np.repeat(np.cumsum(times) - times, times) + 1
-    return Drawn(_joined(order, starts[which], ends[which]), np.cumsum((ends - starts)[which]), copy, renamed[which])
+    chosen = _joined(order, starts[which], ends[which])
+    return Drawn(chosen, np.cumsum((ends - starts)[which]), np.zeros_like(which), copy, renamed[which])
 
 
 def _joined(values: Whole, starts: Whole, ends: Whole) -> Whole:

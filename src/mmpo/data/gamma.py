@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mmpo.data.compared import Compared, Floats, Opinions
 from mmpo.data.gamma_note import note
-from mmpo.data.shape import rescale
+from mmpo.data.scale import rescale
 from mmpo.errors import UserError
 from mmpo.types import Datum
 

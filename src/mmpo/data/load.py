@@ -61,4 +61,4 @@ def _load_one(source: Source, on_bad_row: OnBadRow, seed: int) -> Loaded:
     parsed = list(tqdm(rows, desc=source.path, unit=" rows", unit_scale=True, delay=2, disable=None))
     ledger = told.close(source)
     drawn = collect(Rows.of(parsed), source, ledger, seed)
-    return Loaded(list(drawn.data(parsed)), ledger)
+    return Loaded(list(drawn.data([parsed])), ledger)

@@ -32,9 +32,16 @@ def merge(data: Iterable[Datum]) -> tuple[list[Datum], dict[str, int]]:
         one of identical responses, or was stated again.
     """
     counts: Counter[str] = Counter()
+    out = [merged for _, group in merged_groups(data, counts) for merged in group]
+    return out, dict(counts)
+
+
+def merged_groups(data: Iterable[Datum], counts: Counter[str]) -> list[tuple[int, list[Datum]]]:
+    """What ``merge`` makes of the data that belong together, and which of the data was the first of them."""
     groups: dict[tuple[object, ...], list[Datum]] = defaultdict(list)
+    began: list[int] = []
     copies: Counter[str] = Counter()
-    for datum in data:
+    for n, datum in enumerate(data):
         counts["data in"] += 1
         if datum.source:
             copies[datum.source] += 1
@@ -42,10 +49,13 @@ def merge(data: Iterable[Datum]) -> tuple[list[Datum], dict[str, int]]:
         if len(answers(one)) < 2:
             counts["data without two different responses dropped"] += 1
             continue
-        groups[texts.key(one.prompt), one.split, one.subset, one.weight, copies[datum.source]].append(one)
-    out = [merged for group in groups.values() for merged in _merge_prompt(group, counts)]
-    counts["data out"] = len(out)
-    return out, dict(counts)
+        group = groups[texts.key(one.prompt), one.split, one.subset, one.weight, copies[datum.source]]
+        if not group:
+            began.append(n)
+        group.append(one)
+    out = [(n, _merge_prompt(group, counts)) for n, group in zip(began, groups.values(), strict=True)]
+    counts["data out"] = sum(len(group) for _, group in out)
+    return out
 
 
 def _weighted(datum: Datum, counts: Counter[str]) -> Datum:

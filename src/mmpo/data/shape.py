@@ -6,16 +6,15 @@ import math
 import random
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from itertools import accumulate, combinations
-from statistics import fmean, pstdev
 
 from mmpo.data import texts
 from mmpo.data.pairs import Pair, answers, graded, graded_pairs, names, ordered, pairs_of
-from mmpo.errors import UserError, nearest
-from mmpo.types import Datum, Judgement
+from mmpo.errors import UserError
+from mmpo.types import Datum
 
 
 def take(datum: Datum, order: Sequence[int], pairs: Collection[Pair] | None = None) -> Datum:
@@ -215,85 +214,3 @@ def split(data: Iterable[Datum], fractions: Mapping[str, float], seed: int) -> d
         digest = blake2b(f"{seed}:{texts.normal(d.prompt)}".encode(), digest_size=8).digest()
         parts[names[bisect_right(edges, int.from_bytes(digest) / 2**64)]].append(d)
     return parts
-
-
-def rescale(data: Iterable[Datum], how: str, like: Iterable[Datum] | None = None) -> list[Datum]:
-    """Grades on another scale; stated gaps and the grades of annotators follow.
-
-    "log1p": sign(q) log(1 + |q|), for heavy-tailed counts such as upvotes; "zscore": mean 0 and standard deviation 1
-    over the data set; "minmax": 0 to 1 over the data set; "logit": log(q / (1 - q)), for grades that are probabilities
-    (kept 1e-6 away from 0 and 1), and for these alone. Where only gaps are stated, zscore divides them by their
-    root mean square and minmax by their largest size. The scale is that of ``like``, so that held-out data are measured
-    as the training data are; by default that of the data themselves.
-
-    Raises:
-        UserError: another name, or a logit of what is no probability.
-    """
-    data = list(data)
-    scales: dict[str, Callable[[Sequence[Datum]], tuple[Scale, Scale]]]
-    scales = {"log1p": lambda _: (_log1p, _log1p), "zscore": _zscore, "minmax": _minmax, "logit": _logit}
-    if how not in scales:
-        raise UserError(f"rescale: {how!r} is unknown. {nearest(how, scales)}")
-    grade, gap = scales[how](data if like is None else list(like))
-    return [_rescaled(d, grade, gap) for d in data]
-
-
-Scale = Callable[[float], float]
-
-
-def _log1p(x: float) -> float:
-    return math.copysign(math.log1p(abs(x)), x)
-
-
-def _zscore(data: Sequence[Datum]) -> tuple[Scale, Scale]:
-    grades, gaps = _numbers(data)
-    centre = fmean(grades) if grades else 0.0
-    return _affine(centre, pstdev(grades) if grades else math.sqrt(fmean([g * g for g in gaps] or [1.0])))
-
-
-def _minmax(data: Sequence[Datum]) -> tuple[Scale, Scale]:
-    grades, gaps = _numbers(data)
-    if grades:
-        return _affine(min(grades), max(grades) - min(grades))
-    return _affine(0.0, max((abs(g) for g in gaps), default=1.0))
-
-
-def _logit(data: Sequence[Datum]) -> tuple[Scale, Scale]:
-    grades, gaps = _numbers(data)
-    if gaps or not grades or min(grades) < 0 or max(grades) > 1:
-        raise UserError("rescale: logit is for grades that are probabilities between 0 and 1; use log1p or zscore")
-
-    def logit(q: float) -> float:
-        q = min(max(q, 1e-6), 1 - 1e-6)
-        return math.log(q / (1 - q))
-
-    return logit, logit
-
-
-def _affine(centre: float, unit: float) -> tuple[Scale, Scale]:
-    """Scales of a grade and of a gap; where all grades are equal the unit is left alone."""
-    unit = unit or 1.0
-    return lambda x: (x - centre) / unit, lambda x: x / unit
-
-
-def _numbers(data: Sequence[Datum]) -> tuple[list[float], list[float]]:
-    grades = [g for d in data if d.grades is not None for i in graded(d) if (g := d.grades[i]) is not None]
-    return grades, [j.gap for d in data for j in d.judgements if j.gap is not None]
-
-
-def _rescaled(d: Datum, grade: Scale, gap: Scale) -> Datum:
-    # The grade of a response with a role, such as a degree, is no quality.
-    among = set(answers(d))
-
-    def line(grades: Sequence[float | None]) -> tuple[float | None, ...]:
-        return tuple(grade(g) if g is not None and i in among else g for i, g in enumerate(grades))
-
-    def said(j: Judgement) -> Judgement:
-        return j if j.gap is None else replace(j, gap=gap(j.gap))
-
-    return replace(
-        d,
-        grades=None if d.grades is None else line(d.grades),
-        judgements=tuple(said(j) for j in d.judgements),
-        annotator_grades={a: line(grades) for a, grades in d.annotator_grades.items()},
-    )
