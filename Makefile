@@ -3,30 +3,28 @@ PYTHON ?= python3
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
-DOCS   := $(VENV)/.docs
 
 # torch is installed first and by itself, so that its build can be chosen without touching the rest: pip takes a CPU
 # wheel where your index or find-links offers one, and TORCH= says where else to look, for instance
 #   make test TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
+# A version of torch is many files, one for each kind of accelerator, so its hash is that of your index. All else is
+# installed by the hashes of requirements.lock.
 TORCH  ?= $(shell grep '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench evidence soak docs clean
+.PHONY: help setup demo test check lock bench evidence soak docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
 
 setup: $(READY)  ## create .venv with the tested versions of everything
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mmpo needs Python 3.11 or later; name one: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q $(TORCH)
-	$(PY) -m pip install -q -c constraints.txt -e '.[test,dev]'
-	@touch $@
-
-$(DOCS): $(READY)
-	$(PY) -m pip install -q -c constraints.txt -e '.[docs]'
+	$(PY) -m pip install -q --no-deps --require-hashes -r requirements.lock
+	$(PY) -m pip install -q --no-deps --no-build-isolation -e .
 	@touch $@
 
 demo: $(READY)  ## the whole road on generated data: runs/demo/report.html
@@ -36,10 +34,16 @@ test: export OMP_NUM_THREADS := 1
 test: $(READY)  ## run the tests
 	$(PY) -m pytest -q -n 2
 
-check: $(READY)  ## lint, format and types
+check: $(READY)  ## lint, format, types and known vulnerabilities
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(PY) -m tools.audit
+
+lock: $(READY)  ## write requirements.lock anew, after a change of constraints.txt
+	$(PY) -m pip install -q uv
+	grep -Ev '^(#|torch==)' constraints.txt | $(VENV)/bin/uv pip compile - -o requirements.lock -q --upgrade \
+	  --no-deps --generate-hashes --no-annotate --python-version 3.11.5 --custom-compile-command 'make lock'
 
 bench: $(READY)  ## compare numbers and speed with peers
 	$(PY) -m bench
@@ -50,7 +54,7 @@ evidence: $(READY)  ## run the experiments on real graded data
 soak: $(READY)  ## kill, flood and mislead it for hours: docs/reliability.md
 	$(PY) -m soak
 
-docs: $(DOCS)  ## build the documentation into site/
+docs: $(READY)  ## build the documentation into site/
 	$(VENV)/bin/mkdocs build --strict
 
 clean:  ## remove what the targets made
