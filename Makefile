@@ -4,11 +4,11 @@ VENV   ?= .venv
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 
-# torch is installed first and by itself, so that its build can be chosen without touching the rest: pip takes a CPU
+# torch is installed by itself, so that its build can be chosen without touching the rest: pip takes a CPU
 # wheel where your index or find-links offers one, and TORCH= says where else to look, for instance
 #   make test TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
-# A version of torch is many files, one for each kind of accelerator, so its hash is that of your index. All else is
-# installed by the hashes of requirements.lock.
+# A version of torch is many files, one for each kind of accelerator, so its hash is the one that your index gives. All
+# else is installed by the hashes of requirements.lock, and before torch, which then finds what it needs.
 TORCH  ?= $(shell grep '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
@@ -22,8 +22,8 @@ setup: $(READY)  ## create .venv with the tested versions of everything
 $(READY): pyproject.toml constraints.txt requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mmpo needs Python 3.11 or later; name one: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install -q $(TORCH)
 	$(PY) -m pip install -q --no-deps --require-hashes -r requirements.lock
+	$(PY) -m pip install -q $(TORCH)
 	$(PY) -m pip install -q --no-deps --no-build-isolation -e .
 	@touch $@
 
