@@ -62,6 +62,8 @@ class GradedTrainer(LastingTrainer):
                 f"one process cannot train on {args.n_gpu} GPUs; start one on each with accelerate launch, or choose "
                 "one with CUDA_VISIBLE_DEVICES=0"
             )
+        if args.hub_token is not None:
+            raise UserError("hub_token would be saved in every checkpoint; set HF_TOKEN in the environment instead")
         if args.label_smoothing_factor:
             raise UserError("label_smoothing_factor has no effect here; take method cdpo, whose eps smooths labels")
         if args.train_sampling_strategy not in ("random", "sequential"):
