@@ -30,6 +30,8 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 def _write(path: Path, parts: Iterable[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.tmp")
-    with draft.open("w", encoding="utf-8", errors="backslashreplace") as file:
+    # A draft is made anew, so that a link that lies there leads nowhere.
+    draft.unlink(missing_ok=True)
+    with draft.open("x", encoding="utf-8", errors="backslashreplace") as file:
         file.writelines(parts)
     draft.replace(path)

@@ -18,6 +18,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from mmpo.files import write_whole
+
 Cell: TypeAlias = "str | float | bool | None"
 
 
@@ -163,9 +165,8 @@ class Page:
     def write(self, path: str | Path) -> Path:
         """Write the page, with its folder where that is missing."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Text from the wild may hold half of a surrogate pair, which UTF-8 cannot carry.
-        path.write_bytes(self.html().encode("utf-8", "replace"))
+        # Text from the wild may hold half of a surrogate pair, which a page cannot carry.
+        write_whole(path, self.html().encode("utf-8", "replace").decode("utf-8"))
         return path
 
     def _add(self, kind: str, **content: Any) -> Page:
