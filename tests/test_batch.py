@@ -19,6 +19,7 @@ from mmpo.batch import Collator, Example, Limits, encode_all, encoder, evidence,
 from mmpo.batch.collate import by_cost
 from mmpo.batch.pack import pack, spread_out
 from mmpo.batch.tokenize import Encoded, Frame, pair_frame
+from mmpo.data.ledger import Dropped
 from mmpo.errors import UserError
 from mmpo.models.padded import Padded
 from mmpo.types import Datum, Evidence, Judgement
@@ -176,7 +177,7 @@ def test_what_a_chat_template_refuses_is_named_or_counted(tiny_tokenizer: Any) -
     with pytest.raises(UserError, match=r"^rows\.jsonl:7: the chat template refuses .* \(no system turn\)"):
         encode_all(data, tokenizer, Limits(64))
     kept, cuts = encode_all(data, tokenizer, Limits(64), "drop")
-    assert len(kept) == 1 and cuts.dropped == {"refused by the chat template": ["d"]}
+    assert len(kept) == 1 and cuts.dropped == {"refused by the chat template": Dropped(1, ["d"])}
 
 
 @pytest.mark.parametrize("kind", ["plain", "template", "pair"])
@@ -576,26 +577,26 @@ def test_chunks_hold_everything_once_within_their_budget(
     assert sorted(n for chunk in chunks for n in chunk) == list(range(len(examples)))
     for chunk in chunks:
         tokens = collator.batch([examples[n] for n in chunk]).tokens
-        assert len(tokens.input_ids) == sum(collator.cost(examples[n]) for n in chunk)
+        assert len(tokens.input_ids) == collator.costs(examples)[chunk].sum()
         assert len(tokens.input_ids) <= budget or len(chunk) == 1
         assert Padded.of(tokens).input_ids.shape[1] == collator.longest([examples[n] for n in chunk])
 
 
 def test_what_an_example_costs_by_hand() -> None:
     example = shaped(3, [2, 1, 3])
-    assert example.length == 6
-    assert Collator(PAD).cost(example) == 3 + 6
-    assert Collator(PAD, shared=False).cost(example) == 3 * 3 + 6
-    assert Collator(PAD, FRAME).cost(example) == Collator(PAD, FRAME, False).cost(example) == 3 * (3 + 4) + 6
+    assert Collator(PAD).costs([example, shaped(1, [2])]).tolist() == [3 + 6, 1 + 2]
+    assert Collator(PAD, shared=False).costs([example]).tolist() == [3 * 3 + 6]
+    for shared in (True, False):
+        assert Collator(PAD, FRAME, shared).costs([example]).tolist() == [3 * (3 + 4) + 6]
     assert Collator(PAD).longest([example, shaped(1, [2])]) == 6
     assert Collator(PAD, FRAME).longest([example]) == 10
-    assert Collator(PAD).longest([]) == 0
+    assert Collator(PAD).longest([]) == 0 and Collator(PAD).costs([]).tolist() == []
 
 
 def test_a_step_comes_in_micro_batches(plain_tokenizer: Any) -> None:
     data = [pair(responses=("a", "bb", "c")), pair("Stop it: ", ("x", "y")), pair("Go: ", ("x", "y"))]
     examples, _ = prepare([replace(datum, id=str(n)) for n, datum in enumerate(data)], plain_tokenizer, Limits(256))
-    cost = [Collator.of(plain_tokenizer).cost(example) for example in examples]
+    cost = Collator.of(plain_tokenizer).costs(examples).tolist()
     assert cost[0] > cost[1] > cost[2]
     for budget, expected in (
         (1, [["0"], ["1"], ["2"]]),

@@ -18,6 +18,9 @@ TOLERANCE = 1e-4
 LOOSE = 2e-2
 """For half precision, where a log-prob of a few hundred nats is exact to about 1 in 256."""
 
+SAMPLE = 4096
+"""Prompts whose targets are looked at."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -44,7 +47,7 @@ def examine(setup: Setup, prompts: int = 4) -> list[Finding]:
         with setup.autocast:
             batch = _batch(setup, setup.examples[:prompts])
             reading = setup.reader(model, batch)
-            findings = [_boundary(setup.examples), _finite(reading), _alone(setup, reading, prompts)]
+            findings = [_boundary(setup), _finite(reading), _alone(setup, reading, prompts)]
             if "ref" in setup.method.needs:
                 findings.append(_reference_is_start(setup, batch, reading))
             if batch.ref_logps is not None and isinstance(setup.reader, PolicyReader):
@@ -72,13 +75,14 @@ def _scale(values: torch.Tensor) -> float:
     return max(1.0, float(values.abs().max()))
 
 
-def _boundary(examples: Sequence[Example]) -> Finding:
-    moved = [example.encoded.id for example in examples if example.encoded.boundary_moved]
+def _boundary(setup: Setup) -> Finding:
+    cuts = setup.record["tokens"]
+    moved, first = cuts["boundaries_moved"], cuts["first_moved"]
     return Finding(
         "prompt boundary tokenised alike",
         not moved,
-        f"{len(moved)} of {len(examples)} prompts end differently alone than before their responses"
-        + (f" (first: {moved[0]})" if moved else ""),
+        f"{moved} of {cuts['prompts']} prompts end differently alone than before their responses"
+        + (f" (first: {first})" if moved else ""),
         "end prompts on a token boundary (a newline, or a chat template that renders the prompt the same way)",
         fatal=False,
     )
@@ -177,9 +181,10 @@ def _cache_is_live(setup: Setup, batch: Batch, reading: Reading) -> Finding:
 
 
 def _targets(setup: Setup) -> list[Finding]:
-    """Whether soft targets are still soft, and a note where a target is no probability."""
+    """Whether soft targets are still soft, and a note where one is no probability; of large data on an even sample."""
     counts, lowest = [0, 0], 0.0
-    for example in setup.examples:
+    examples = sampled(setup.examples)
+    for example in examples:
         p = setup.method.target(_informed(setup, example.evidence), torch.zeros_like(example.evidence.weight))
         said = example.evidence.compared
         lowest = min(lowest, float(p.min()))
@@ -187,11 +192,12 @@ def _targets(setup: Setup) -> list[Finding]:
         counts[0] += int(saturated(share).sum()) // 2
         counts[1] += int(said.sum()) // 2
     part = counts[0] / max(counts[1], 1)
+    of = "" if len(examples) == len(setup.examples) else f" (of a sample of {len(examples)} prompts)"
     soft = {"grades", "votes"} & setup.method.target.needs
     kept = Finding(
         "targets keep their grades",
         not soft or part < 0.5,
-        f"{part:.0%} of {counts[1]} targets are above 0.99" + ("" if soft else " (hard targets by choice)"),
+        f"{part:.0%} of {counts[1]} targets are above 0.99{of}" + ("" if soft else " (hard targets by choice)"),
         "gamma is too large for these grades: lower it, use gamma: auto, or shape.rescale: log1p",
         fatal=False,
     )
@@ -200,8 +206,15 @@ def _targets(setup: Setup) -> list[Finding]:
     beyond = Finding(
         "targets are probabilities",
         False,
-        f"the lowest is {lowest:.3g}, so the loss has no lower bound and margins may grow without end",
+        f"the lowest is {lowest:.3g}{of}, so the loss has no lower bound and margins may grow without end",
         "watch rewards/margins, and lower eps where they run away; cdpo has the same idea with a bound",
         fatal=False,
     )
     return [kept, beyond]
+
+
+def sampled(examples: Sequence[Example]) -> Sequence[Example]:
+    """All examples, or so many of them at even distances that looking at each takes a second."""
+    if len(examples) <= SAMPLE:
+        return examples
+    return [examples[n * len(examples) // SAMPLE] for n in range(SAMPLE)]

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
-from mmpo.batch import Example
+from mmpo.batch import Stated
 from mmpo.errors import UserError
 from mmpo.models import AdapterOff, FrozenCopy, PolicyReader, Reference, RewardReader, load_policy, packed
 from mmpo.models.closer import OF_TOKENS, CloseReader
@@ -18,7 +17,7 @@ from mmpo.models.load import has_dropout, load_tokenizer
 from mmpo.models.padded import innermost
 from mmpo.models.reward import FEATURES
 from mmpo.needs import LACKING, TEACHERS, check_reference, check_teachers
-from mmpo.types import CLOSE, ROLES, Method, Reader
+from mmpo.types import CLOSE, Method, Reader
 
 OF_DATA = frozenset(LACKING) | {"grades", "votes", "offset"}
 """Needs that data meet, and no model."""
@@ -45,7 +44,7 @@ def reader_of(
     method: Method,
     model: Any,
     tokenizer: Any,
-    examples: Sequence[Example],
+    stated: Stated,
     *,
     kind: str | None,
     reference: str | Reference | None,
@@ -70,7 +69,7 @@ def reader_of(
         live,  # type: ignore[arg-type]
         method.probes,
         _teachers(method, model, tokenizer, teachers, layout, trust_remote_code),
-        _heads(method, model, examples),
+        _heads(method, model, stated.degree),
         tuple(statistics),
         activations="activation_weights" in method.needs,
     )
@@ -139,18 +138,15 @@ def _readable(model: Any, tokenizer: Any, layout: packed.Layout, what: str) -> N
             raise UserError(f"the {what} cannot be read on {layout} rows: {reason}; take layout: {found}")
 
 
-def _heads(method: Method, model: Any, examples: Sequence[Example]) -> nn.ModuleDict:
-    """Fresh heads for what the method learns beside the policy."""
+def _heads(method: Method, model: Any, degree: float) -> nn.ModuleDict:
+    """Fresh heads for what the method learns beside the policy; ``degree`` is the largest of the variants."""
     config = innermost(model).config.get_text_config()
     heads = nn.ModuleDict()
     if "token_weights" in method.needs:
         layers = config.num_hidden_layers + 1
         heads.update({name: TokenWeights(layers, config.hidden_size) for name in OF_TOKENS})
     if "degree" in method.needs:
-        stated = [example.evidence for example in examples]
-        found = [said.quality[said.role(role)] for said in stated for role in ROLES if role.startswith("variant")]
-        degrees = torch.cat(found).nan_to_num(nan=-1.0)
-        if degrees.max() < 0:
+        if degree < 0:
             raise UserError("the method needs variants of known degree, and none has one; give each its degree")
-        heads["degree"] = DegreeHead(config.hidden_size, round(float(degrees.max())) + 1)
+        heads["degree"] = DegreeHead(config.hidden_size, round(degree) + 1)
     return heads.to(next(model.parameters()).device)

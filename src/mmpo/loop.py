@@ -121,7 +121,7 @@ class GradedTrainer(LastingTrainer):
     def _dealt(self, examples: Sequence[Example], per_process: int, parts: int = 1, **how: Any) -> Deal:
         processes = self.args.world_size
         return Deal(
-            [self.data_collator.cost(example) for example in examples],
+            self.data_collator.costs(examples),
             per_process * parts * processes,
             processes=processes,
             process=self.args.process_index,

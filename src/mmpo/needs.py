@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from mmpo.batch import Example
 from mmpo.data.shape import take
 from mmpo.errors import UserError, nearest
 from mmpo.types import ROLES, About, Datum, Method
+
+if TYPE_CHECKING:
+    from mmpo.batch.counts import Stated
 
 LACKING = {
     "marks": ("marked spans in responses", "give marks, or write them with: mmpo build phrases"),
@@ -32,35 +32,48 @@ OPTIONAL = {"annotators"}
 """Needs without which a method still means something: all people are then one."""
 
 
-def without_idle(data: Sequence[Datum], method: Method) -> tuple[list[Datum], dict[str, int]]:
-    """The data without what the method would read for nothing, and how much of it went: asides, marks, contrasts."""
-    wanted = {role for role in ROLES if role.removesuffix("_of_worse") in method.needs} | {""}
-    gone: Counter[str] = Counter()
-    kept = []
-    for datum in data:
-        idle = {i for i, own in enumerate(datum.about) if own.role not in wanted}
+@dataclass(frozen=True)
+class Wanted:
+    """What a method reads of a datum beside its answers: responses with these roles, contrasts, marks."""
+
+    roles: frozenset[str]
+    contrasts: bool
+    marks: bool
+
+    @classmethod
+    def by(cls, method: Method) -> Wanted:
+        roles = frozenset(role for role in ROLES if role.removesuffix("_of_worse") in method.needs)
+        return cls(roles, "contrasts" in method.needs, "marks" in method.needs)
+
+    def key(self) -> list[Any]:
+        """The same as plain JSON values."""
+        return [sorted(self.roles), self.contrasts, self.marks]
+
+    def __call__(self, datum: Datum, gone: Counter[str]) -> Datum:
+        """The datum without the rest, which is counted. Twice is as once."""
+        idle = {i for i, own in enumerate(datum.about) if own.role and own.role not in self.roles}
         gone.update(f"responses with the role {datum.about[i].role}" for i in idle)
         new = take(datum, [i for i in range(len(datum.responses)) if i not in idle]) if idle else datum
-        if "contrasts" not in method.needs:
-            gone["contrasts"] += len(datum.contrasts)
-            new = replace(new, contrasts=())
-        else:
-            gone["contrasts"] += len(datum.contrasts) - len(new.contrasts)
-        if "marks" not in method.needs:
-            gone["marked responses"] += sum(bool(own.marks) for own in new.about)
+        lost = len(datum.contrasts) - (len(new.contrasts) if self.contrasts else 0)
+        if lost:
+            gone["contrasts"] += lost
+            new = replace(new, contrasts=new.contrasts if self.contrasts else ())
+        if not self.marks and (marked := sum(bool(own.marks) for own in new.about)):
+            gone["marked responses"] += marked
             new = replace(new, about=tuple(replace(own, marks=()) for own in new.about))
-        kept.append(new if any(own != About() for own in new.about) else replace(new, about=()))
-    return kept, {what: n for what, n in gone.items() if n}
+        return new if not new.about or any(own != About() for own in new.about) else replace(new, about=())
 
 
-def check_needs(method: Method, examples: Sequence[Example], offset: bool = False) -> dict[str, int]:
+def without_idle(data: Iterable[Datum], method: Method) -> tuple[list[Datum], dict[str, int]]:
+    """The data without what the method would read for nothing, and how much of it went: asides, marks, contrasts."""
+    wanted, gone = Wanted.by(method), Counter[str]()
+    return [wanted(datum, gone) for datum in data], dict(gone)
+
+
+def check_needs(method: Method, stated: Stated, offset: bool = False) -> dict[str, int]:
     """Refuse a method whose evidence the examples lack; returns the comparisons, and what else was said, counted."""
-    stated = [example.evidence for example in examples]
-    counts = {
-        "comparisons": _pairs(said.compared for said in stated),
-        "with votes": _pairs(~said.vote_share.isnan() & said.compared for said in stated),
-        "bare labels": _pairs(said.labels for said in stated),
-    }
+    said = stated.counts
+    counts = {name: said[name] for name in ("comparisons", "with votes", "bare labels")}
     if not counts["comparisons"]:
         raise UserError(
             "nobody compared any two responses of a prompt; give scores, votes, ranks or preferred responses"
@@ -80,7 +93,8 @@ def check_needs(method: Method, examples: Sequence[Example], offset: bool = Fals
             "the column margin was declared an additive offset, which this method does not use; take "
             "margin_bradley_terry or odpo, or declare margin: gap"
         )
-    beside = _beside(examples)
+    variants = sum(said[role] for role in ROLES if role.startswith("variant"))
+    beside = {need: said[need] for need in LACKING} | {"variant": variants, "annotators": len(stated.people)}
     for need in sorted(method.needs & LACKING.keys() - OPTIONAL):
         if not beside[need]:
             what, mend = LACKING[need]
@@ -113,23 +127,3 @@ def check_teachers(method: Method, given: Mapping[str, Any]) -> None:
             raise UserError("teacher and teacher_reference are one model, so there is nothing to learn; give two")
         if role not in method.needs and given.get(role) is not None:
             raise UserError(f"the method has no use for a {role}; leave it out")
-
-
-def _beside(examples: Sequence[Example]) -> dict[str, int]:
-    """What the data hold besides comparisons, by the need it meets."""
-    encoded, stated = [example.encoded for example in examples], [example.evidence for example in examples]
-    roles = {role: sum(int(said.role(role).sum()) for said in stated) for role in ROLES}
-    people = {int(who) for said in stated if said.people is not None for who in said.people.who.flatten()}
-    return {
-        "marks": sum(sum(map(bool, one.marks)) for one in encoded),
-        "prompts": sum(bool(one.openings) for one in encoded),
-        "contrasts": sum(int((said.contrast_weight != 0).sum()) for said in stated if said.contrast_weight is not None),
-        "rationale": roles["rationale"],
-        "rollout": roles["rollout"],
-        "variant": sum(n for role, n in roles.items() if role.startswith("variant")),
-        "annotators": len(people - {-1, 0}),
-    }
-
-
-def _pairs(entries: Iterable[torch.Tensor]) -> int:
-    return sum(int(entry.sum()) for entry in entries) // 2

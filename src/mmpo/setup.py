@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,7 +14,8 @@ from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from mmpo import methods
-from mmpo.batch import Collator, Example, Limits, annotator_names, collate, prepare
+from mmpo.batch import Collator, Limits, StoredExamples, annotator_names, collate, prepare
+from mmpo.batch.stored import Held
 from mmpo.data import fit_gamma
 from mmpo.equip import reader_of, reference_kind
 from mmpo.errors import OnBadRow, UserError
@@ -36,7 +38,7 @@ from mmpo.models.load import (
 from mmpo.models.lora import adapted
 from mmpo.models.packed import Layout
 from mmpo.models.store import ReferenceStore
-from mmpo.needs import TEACHERS, check_needs, without_idle
+from mmpo.needs import TEACHERS, Wanted, check_needs
 from mmpo.recipe import Recipe
 from mmpo.types import Datum, Method, Reader
 
@@ -56,8 +58,8 @@ class Setup:
     method: Method
     reader: Reader
     collator: Collator
-    examples: list[Example]
-    eval_examples: list[Example]
+    examples: StoredExamples
+    eval_examples: StoredExamples
     record: dict[str, Any] = field(default_factory=dict)
     account: list[str] = field(default_factory=list)
     autocast: AbstractContextManager[Any] = field(default_factory=nullcontext)
@@ -154,6 +156,7 @@ def bring_together(
     disable_dropout: bool = True,
     trust_remote_code: bool = False,
     on_bad_row: OnBadRow = "error",
+    data_workers: int = 1,
     offset: bool = False,
     args: TrainingArguments | None = None,
 ) -> Setup:
@@ -178,6 +181,7 @@ def bring_together(
         dtype: of a model loaded by name; default float32.
         disable_dropout: so that policy and reference agree in training as in evaluation. A lora_dropout stays.
         trust_remote_code: whether code that comes with a model loaded by name may be run.
+        data_workers: processes that tokenise data that lie on disk.
         offset: the data state an additive margin, which the method must use.
         args: the device and the precision of the run; default: as the model stands.
     """
@@ -201,26 +205,32 @@ def bring_together(
     kind = reference_kind(method, model, reference)
     if reference_cache is not None and kind != "cached":
         raise UserError("reference_cache is the folder of a cached reference; add reference: cached, or leave it out")
-    data, idle = without_idle(data, method)
-    eval_data, idle_too = without_idle(eval_data, method)
     annotators = annotator_names(data) if "annotators" in method.needs else None
-    examples, cuts = prepare(data, tokenizer, limits, on_bad_row, annotators)
-    stated = check_needs(method, examples, offset)
-    eval_examples, eval_cuts = (
-        prepare(eval_data, tokenizer, limits, on_bad_row, annotators) if eval_data else ([], None)
+    ready = partial(
+        prepare,
+        tokenizer=tokenizer,
+        limits=limits,
+        on_bad_row=on_bad_row,
+        annotators=annotators,
+        wanted=Wanted.by(method),
+        workers=data_workers,
     )
+    examples, told = ready(data)
+    stated = check_needs(method, told.stated, offset)
+    eval_examples, eval_told = ready(eval_data) if eval_data else (StoredExamples(Held([])), None)
     collator, batching = _batching(model, tokenizer, layout, micro_batch_tokens)
-    check_length(model, tokenizer, collator.longest([*examples, *eval_examples]))
+    check_length(model, tokenizer, max(collator.longest(examples), collator.longest(eval_examples)))
     if method.task == "policy" and collator.frame is not None and not model.config.is_decoder:
         raise UserError(f"{name} is an encoder and cannot write; a policy needs a decoder, or take method mmpo_reward")
     account = ["trust_remote_code: code that comes with the models is run"] if trust_remote_code else []
-    account += [f"{len(examples)} prompts: {', '.join(f'{n} {of}' for of, n in stated.items())}", cuts["summary"]]
-    if eval_cuts:
-        account.append(f"eval_data: {len(eval_examples)} prompts; {eval_cuts['summary']}")
+    account += [f"{len(examples)} prompts: {', '.join(f'{n} {of}' for of, n in stated.items())}", told.cuts.summary()]
+    if eval_told:
+        account.append(f"eval_data: {len(eval_examples)} prompts; {eval_told.cuts.summary()}")
     if "annotators" in method.needs and not annotators:
         account.append("nobody is named, so all labels count as one person's; name who gave them (annotator)")
-    for which, left in (("", idle), ("eval_data: ", idle_too)):
-        account += [f"{which}{n} {what} left out, since the method does not read them" for what, n in left.items()]
+    for which, one in (("", told), ("eval_data: ", eval_told)):
+        idle = one.idle if one else {}
+        account += [f"{which}{n} {what} left out, since the method does not read them" for what, n in idle.items()]
     if batching["layout_reason"] is not None:
         account.append(f"{batching['layout']} batches: {batching['layout_reason']}")
     cache = None
@@ -238,7 +248,7 @@ def bring_together(
         method,
         model,
         tokenizer,
-        examples,
+        told.stated,
         kind=kind,
         reference=reference,
         teachers=teachers,
@@ -260,8 +270,8 @@ def bring_together(
         "teachers": {role: str(teacher) for role, teacher in teachers.items() if isinstance(teacher, str)},
         "comparisons": stated,
         "gamma": None,
-        "tokens": cuts,
-        "eval_tokens": eval_cuts,
+        "tokens": told.cuts.as_dict(),
+        "eval_tokens": eval_told.cuts.as_dict() if eval_told else None,
         "limits": {"max_length": limits.max_length, "max_prompt_length": limits.max_prompt_length},
     }
     return Setup(

@@ -1,7 +1,11 @@
 """The threshold: Datum -> Batch."""
 
-from mmpo.batch.collate import Collator, Example, prepare
+from mmpo.batch.collate import Collator
+from mmpo.batch.counts import Stated
+from mmpo.batch.example import Example
+from mmpo.batch.prepare import prepare
 from mmpo.batch.statements import annotator_names, evidence
+from mmpo.batch.stored import StoredExamples
 from mmpo.batch.tokenize import Cuts, Encoded, Limits, encode_all, encoder
 
 __all__ = [
@@ -10,6 +14,8 @@ __all__ = [
     "Encoded",
     "Example",
     "Limits",
+    "Stated",
+    "StoredExamples",
     "annotator_names",
     "encode_all",
     "encoder",

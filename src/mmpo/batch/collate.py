@@ -2,57 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 from torch.nn.utils.rnn import pad_sequence
 
+from mmpo.batch.example import Example, sizes_of
 from mmpo.batch.pack import pack
-from mmpo.batch.statements import evidence, stack
-from mmpo.batch.tokenize import Encoded, Frame, Limits, encode_all, pair_frame
-from mmpo.errors import OnBadRow, UserError
-from mmpo.types import Batch, Datum, Evidence
+from mmpo.batch.statements import stack
+from mmpo.batch.tokenize import Frame, pair_frame
+from mmpo.errors import UserError
+from mmpo.types import Batch
 
 READ_TOKENS = 16_384
 """Tokens that are read at once where no gradient is taken."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """A datum ready to be batched: its tokens, its evidence (B = 1), and [K] reference log-probs where known."""
-
-    encoded: Encoded
-    evidence: Evidence
-    ref_logps: Tensor | None = None
-
-    @classmethod
-    def of(cls, datum: Datum, encoded: Encoded, annotators: Mapping[str, int] | None = None) -> Example:
-        return cls(encoded, evidence([datum], annotators))
-
-    @property
-    def length(self) -> int:
-        """Tokens of the longest sequence."""
-        return len(self.encoded.prompt) + max(map(len, self.encoded.responses))
-
-
-def prepare(
-    data: Sequence[Datum],
-    tokenizer: Any,
-    limits: Limits,
-    on_bad_row: OnBadRow = "error",
-    annotators: Mapping[str, int] | None = None,
-) -> tuple[list[Example], dict[str, Any]]:
-    """Data -> examples, and the count of what was cut. Raises UserError where nothing is left.
-
-    With a vocabulary of ``annotators`` the evidence says who said what.
-    """
-    kept, cuts = encode_all(data, tokenizer, limits, on_bad_row)
-    examples = [Example.of(datum, encoded, annotators) for datum, encoded in kept]
-    if not examples:
-        raise UserError(f"no data is left after tokenising {len(data)} prompts; {cuts.summary()}")
-    return examples, cuts.as_dict()
 
 
 def micro_batch_tokens(device: str) -> int:
@@ -102,23 +68,31 @@ class Collator:
         chunks = self.chunks(examples, self.micro_batch_tokens)
         return {"batch": tuple(self.batch([examples[n] for n in chunk]) for chunk in chunks)}
 
-    def cost(self, example: Example) -> int:
-        """Tokens that the example takes on a row."""
-        responses = example.encoded.responses
-        prompts = 1 if self.shared and self.frame is None else len(responses)
-        return prompts * (len(example.encoded.prompt) + self._around) + sum(map(len, responses))
+    def costs(self, examples: Sequence[Example]) -> NDArray[np.int64]:
+        """[N], the tokens that each example takes on a row."""
+        sizes = sizes_of(examples)
+        prompts = 1 if self.shared and self.frame is None else sizes.k
+        found: NDArray[np.int64] = prompts * (sizes.prompt + self._around) + sizes.responses
+        return found
 
     def longest(self, examples: Sequence[Example]) -> int:
         """Tokens of the longest sequence, special tokens of a text pair included."""
-        return max((example.length for example in examples), default=0) + self._around
+        sizes = sizes_of(examples)
+        return int((sizes.prompt + sizes.longest).max(initial=0)) + self._around
 
     @property
     def _around(self) -> int:
         return 0 if self.frame is None else len(self.frame.head + self.frame.middle + self.frame.tail)
 
-    def chunks(self, examples: Sequence[Example], tokens: int = READ_TOKENS) -> list[list[int]]:
-        """Indices of the examples in groups of like size, each of at most ``tokens`` tokens, or one example."""
-        return by_cost([self.cost(example) for example in examples], tokens)
+    def chunks(
+        self, examples: Sequence[Example], tokens: int = READ_TOKENS, among: Sequence[int] | None = None
+    ) -> list[list[int]]:
+        """Indices of the examples in groups of like size, each of at most ``tokens`` tokens, or one example; with
+        ``among`` of these alone."""
+        costs = self.costs(examples)
+        chosen = range(len(costs)) if among is None else among
+        groups = by_cost((costs if among is None else costs[among]).tolist(), tokens)
+        return [[chosen[n] for n in group] for group in groups]
 
     def batch(self, examples: Sequence[Example]) -> Batch:
         """One row of all the examples, and what was said about them."""

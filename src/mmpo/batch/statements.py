@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
+from mmpo.data.stored import StoredData
 from mmpo.types import Datum, Evidence, Judgement, People
 
 Floats = NDArray[np.float32]
@@ -24,9 +25,15 @@ def evidence(data: Sequence[Datum], annotators: Mapping[str, int] | None = None)
 
 def annotator_names(data: Sequence[Datum]) -> dict[str, int]:
     """The vocabulary of annotators: each name in the data with a number from 1, in the order of the names."""
+    return {name: number for number, name in enumerate(_people_named(data), 1)}
+
+
+def _people_named(data: Sequence[Datum]) -> list[str]:
+    if isinstance(data, StoredData):
+        return data.people
     named = {name for d in data for name in d.annotator_grades}
     named |= {j.annotator for d in data for j in d.judgements if j.annotator is not None}
-    return {name: number for number, name in enumerate(sorted(named), 1)}
+    return sorted(named)
 
 
 # ---------------------------------------------------------------------------------------------- many data

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import takewhile
-from typing import Any, TypeAlias
+from itertools import chain
+from typing import Any, Self
 
-from jinja2 import TemplateError
 from tqdm.auto import tqdm
 
-from mmpo.batch.render import opening_text, render, response_text
-from mmpo.data.texts import is_encodable
-from mmpo.errors import OnBadRow, UserError
-from mmpo.types import About, Datum, Text
+from mmpo.batch.faithful import special_texts
+from mmpo.batch.split import Apart, Ids, Split, Splitter, Texts, Together, Unencodable, broken_text, tokens_of
+from mmpo.data.ledger import Dropped
+from mmpo.data.texts import words
+from mmpo.errors import AtMost, OnBadRow, UserError
+from mmpo.types import Datum
 
-Ids: TypeAlias = tuple[int, ...]
+_AT_ONCE, _CHARACTERS = 256, 1_000_000
+"""Data, and characters of them, that one call of a tokenizer reads at most (or one datum)."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,24 @@ class Encoded:
         )
 
 
+_COUNTED = (
+    "prompts",
+    "responses",
+    "prompts_cut",
+    "prompt_tokens_cut",
+    "responses_cut",
+    "response_tokens_cut",
+    "boundaries_moved",
+)
+
+
 @dataclass
 class Cuts:
-    """What tokenising cost, counted over data (prompts) and responses."""
+    """What tokenising cost, counted over data (prompts) and responses.
+
+    ``first_moved`` is the id of the first datum whose boundary moved; ``dropped`` has, for each reason, a count and the
+    first ids.
+    """
 
     max_length: int
     max_prompt_length: int | None
@@ -88,7 +105,8 @@ class Cuts:
     responses_cut: int = 0
     response_tokens_cut: int = 0
     boundaries_moved: int = 0
-    dropped: dict[str, list[str]] = field(default_factory=dict)
+    first_moved: str | None = None
+    dropped: dict[str, Dropped] = field(default_factory=dict)
 
     def add(self, encoded: Encoded) -> None:
         self.prompts += 1
@@ -98,26 +116,45 @@ class Cuts:
         self.responses_cut += sum(cut > 0 for cut in encoded.response_cut)
         self.response_tokens_cut += sum(encoded.response_cut)
         self.boundaries_moved += encoded.boundary_moved
+        if encoded.boundary_moved and self.first_moved is None:
+            self.first_moved = encoded.id
+
+    def drop(self, datum: Datum, reason: str) -> None:
+        self.dropped.setdefault(reason, Dropped()).add(datum.id)
+
+    def __iadd__(self, more: Cuts) -> Self:
+        """What came after, under the same limits."""
+        for name in _COUNTED:
+            setattr(self, name, getattr(self, name) + getattr(more, name))
+        self.first_moved = more.first_moved if self.first_moved is None else self.first_moved
+        for reason, told in more.dropped.items():
+            self.dropped.setdefault(reason, Dropped()).merge(told)
+        return self
 
     def as_dict(self) -> dict[str, Any]:
-        dropped = {reason: {"count": len(ids), "ids": ids[:20]} for reason, ids in self.dropped.items()}
+        dropped = {reason: {"count": told.count, "ids": told.rows} for reason, told in self.dropped.items()}
         return {**vars(self), "dropped": dropped, "summary": self.summary()}
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Cuts:
+        """What ``as_dict`` told."""
+        dropped = {reason: Dropped(one["count"], one["ids"]) for reason, one in told["dropped"].items()}
+        return cls(**{name: value for name, value in told.items() if name != "summary"} | {"dropped": dropped})
+
+    def check(self, on_bad_row: OnBadRow) -> None:
+        """Raise UserError where more data were dropped than a rule allows."""
+        if isinstance(on_bad_row, AtMost) and self.dropped:
+            bad = sum(told.count for told in self.dropped.values())
+            why = "; ".join(f"{reason} ({told.count}: {', '.join(told.rows)})" for reason, told in self.dropped.items())
+            on_bad_row.check(bad, bad + self.prompts, why, "prompts")
 
     def summary(self) -> str:
         """One line for people."""
-        dropped = "".join(f", {len(ids)} prompts dropped: {reason}" for reason, ids in self.dropped.items())
+        dropped = "".join(f", {told.count} prompts dropped: {reason}" for reason, told in self.dropped.items())
         return (
             f"max_length {self.max_length}: {self.prompts_cut} of {self.prompts} prompts lost their beginning, "
             f"{self.responses_cut} of {self.responses} responses their end{dropped}"
         )
-
-
-class Unencodable(UserError):
-    """A datum that cannot be tokenised; ``reason`` is why, in the words of the count of such data."""
-
-    def __init__(self, datum: Datum, reason: str, message: str) -> None:
-        super().__init__(f"{datum.source or datum.id}: {message}, or drop such rows with on_bad_row: drop")
-        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -128,9 +165,6 @@ class Frame:
     middle: Ids
     tail: Ids
     response_type: int
-
-
-Encode: TypeAlias = Callable[[Datum], Encoded]
 
 
 def pair_frame(tokenizer: Any) -> Frame | None:
@@ -158,220 +192,124 @@ def pair_frame(tokenizer: Any) -> Frame | None:
     )
 
 
-def encoder(tokenizer: Any, limits: Limits) -> Encode:
-    """The function that turns a datum into tokens under this tokenizer and these limits.
+def encoder_of_many(tokenizer: Any, limits: Limits) -> Callable[[Sequence[Datum]], list[Encoded | Unencodable]]:
+    """The function that turns data into tokens under this tokenizer and these limits, by one call of the tokenizer.
 
-    It raises Unencodable for a prompt that leaves no room for a response, for a response without any token, for a
-    conversation that the chat template refuses, and for half of a surrogate pair.
+    A datum is Unencodable where the prompt leaves no room for a response, a response has no token, the chat template
+    refuses the conversation, or a text holds half of a surrogate pair. The others are not touched by that.
     """
     frame = pair_frame(tokenizer)
-    split = _split_pair(tokenizer) if frame else _split_text(tokenizer)
-    fixed = len(frame.head) + len(frame.middle) + len(frame.tail) if frame else 0
+    way: Splitter = Apart() if frame else Together(tokenizer)
+    special = special_texts(tokenizer)
+    most = limits.max_length - (len(frame.head) + len(frame.middle) + len(frame.tail) if frame else 0)
 
-    def encode(datum: Datum) -> Encoded:
-        _check_text(datum)
-        whole = split(datum)
-        found = whole.cut(limits.max_prompt_length, tokenizer.bos_token_id)
-        prompt, openings, texts = found.prompt, found.openings, found.responses
-        room = limits.max_length - fixed - len(prompt)
-        if room < 1 + max(openings):
-            raise Unencodable(
-                datum,
-                "no room for a response",
-                f"the prompt has {len(prompt) + max(openings)} tokens and max_length {limits.max_length} leaves no "
-                "room for a response; raise max_length, or set max_prompt_length to cut the prompt's beginning",
-            )
-        if any(len(text) == opening for text, opening in zip(texts, openings, strict=True)):
-            raise Unencodable(
-                datum,
-                "a response without tokens",
-                "a response has no token of its own and the tokenizer has no end-of-text token; remove the response",
-            )
-        return Encoded(
-            id=datum.id,
-            prompt=prompt,
-            responses=tuple(text[:room] for text in texts),
-            prompt_cut=whole.prompt_tokens(any(whole.openings)) - found.prompt_tokens(any(whole.openings)),
-            response_cut=tuple(max(0, len(text) - room) for text in texts),
-            boundary_moved=found.moved,
-            openings=openings if any(openings) else (),
-            marks=tuple(tuple(place for place in places if place < room) for places in found.marks)
-            if any(found.marks)
-            else (),
-        )
+    def one(datum: Datum, texts: Texts | Unencodable, ids: Mapping[str, Ids]) -> Encoded | Unencodable:
+        if isinstance(texts, Unencodable):
+            return texts
+        try:
+            return _within(limits, most, datum, way.split(datum, texts, ids), tokenizer.bos_token_id)
+        except Unencodable as error:
+            return error
+
+    def encode(data: Sequence[Datum]) -> list[Encoded | Unencodable]:
+        texts = _texts(data, way, special)
+        read = [text for found in texts if isinstance(found, Texts) for text in (*found.prompts, *found.wholes)]
+        ids = tokens_of(tokenizer, read, way.special)
+        return [one(datum, found, ids) for datum, found in zip(data, texts, strict=True)]
 
     return encode
 
 
-def _check_text(datum: Datum) -> None:
-    responses = [(f"response {n}", text) for n, text in enumerate(datum.responses)]
-    for name, text in [*(("the prompt", text) for text in _prompts(datum)), *responses]:
-        if not is_encodable(text):
-            raise Unencodable(
-                datum,
-                "half of a surrogate pair",
-                f"{name} holds half of a surrogate pair, which no tokenizer reads; mend the text",
-            )
+def encoder(tokenizer: Any, limits: Limits) -> Callable[[Datum], Encoded]:
+    """The same for one datum; it raises what makes it Unencodable."""
+    encode = encoder_of_many(tokenizer, limits)
+
+    def one(datum: Datum) -> Encoded:
+        (found,) = encode([datum])
+        if isinstance(found, Unencodable):
+            raise found
+        return found
+
+    return one
+
+
+def _texts(data: Sequence[Datum], way: Splitter, special: tuple[str, ...]) -> list[Texts | Unencodable]:
+    """The texts of each datum; those that no tokenizer reads do not reach the chat template."""
+    broken = [broken_text(datum, special) for datum in data]
+    found = iter(way.texts([datum for datum, wrong in zip(data, broken, strict=True) if wrong is None]))
+    return [next(found) if wrong is None else wrong for wrong in broken]
+
+
+def _within(limits: Limits, most: int, datum: Datum, whole: Split, bos: int | None) -> Encoded:
+    """The tokens that the limits leave; ``most`` is max_length without the special tokens of a text pair."""
+    found = whole.cut(limits.max_prompt_length, bos)
+    prompt, openings, texts = found.prompt, found.openings, found.responses
+    room = most - len(prompt)
+    if room < 1 + max(openings):
+        raise Unencodable(
+            datum,
+            "no room for a response",
+            f"the prompt has {len(prompt) + max(openings)} tokens and max_length {limits.max_length} leaves no "
+            "room for a response; raise max_length, or set max_prompt_length to cut the prompt's beginning",
+        )
+    if any(len(text) == opening for text, opening in zip(texts, openings, strict=True)):
+        raise Unencodable(
+            datum,
+            "a response without tokens",
+            "a response has no token of its own and the tokenizer has no end-of-text token; remove the response",
+        )
+    return Encoded(
+        id=datum.id,
+        prompt=prompt,
+        responses=tuple(text[:room] for text in texts),
+        prompt_cut=whole.prompt_tokens(any(whole.openings)) - found.prompt_tokens(any(whole.openings)),
+        response_cut=tuple(max(0, len(text) - room) for text in texts),
+        boundary_moved=found.moved,
+        openings=openings if any(openings) else (),
+        marks=tuple(tuple(place for place in places if place < room) for places in found.marks)
+        if any(found.marks)
+        else (),
+    )
 
 
 def encode_all(
     data: Iterable[Datum], tokenizer: Any, limits: Limits, on_bad_row: OnBadRow = "error"
 ) -> tuple[list[tuple[Datum, Encoded]], Cuts]:
-    """Encode all data; what cannot be is an error, or with ``on_bad_row="drop"`` it is left out and counted."""
-    encode = encoder(tokenizer, limits)
+    """Encode all data; what cannot be is an error, or where ``on_bad_row`` lets it, it is left out and counted."""
     cuts = Cuts(limits.max_length, limits.max_prompt_length)
-    kept = []
-    for datum in tqdm(data, desc="tokenising", unit="prompt", leave=False, mininterval=1.0):
-        try:
-            encoded = encode(datum)
-        except Unencodable as error:
-            if on_bad_row == "error":
-                raise
-            cuts.dropped.setdefault(error.reason, []).append(datum.id)
-            continue
-        cuts.add(encoded)
-        kept.append((datum, encoded))
+    bar = tqdm(data, desc="tokenising", unit="prompt", leave=False, mininterval=1.0)
+    kept = list(chain.from_iterable(encoding(bar, tokenizer, limits, on_bad_row, cuts)))
+    cuts.check(on_bad_row)
     return kept, cuts
 
 
-def _cut_left(prompt: Ids, limit: int | None, bos: int | None) -> Ids:
-    """The last ``limit`` tokens; a leading beginning-of-text token stays in front."""
-    if limit is None or len(prompt) <= limit:
-        return prompt
-    if bos is not None and prompt[0] == bos and limit > 1:
-        return (bos, *prompt[len(prompt) - limit + 1 :])
-    return prompt[len(prompt) - limit :]
+def encoding(
+    data: Iterable[Datum], tokenizer: Any, limits: Limits, on_bad_row: OnBadRow, cuts: Cuts
+) -> Iterator[list[tuple[Datum, Encoded]]]:
+    """Data with their tokens, some hundred at a time; what that cost is added to ``cuts``."""
+    encode = encoder_of_many(tokenizer, limits)
+    for some in _some(data):
+        kept = []
+        for datum, encoded in zip(some, encode(some), strict=True):
+            if isinstance(encoded, Encoded):
+                cuts.add(encoded)
+                kept.append((datum, encoded))
+            elif on_bad_row == "error":
+                raise encoded
+            else:
+                cuts.drop(datum, encoded.reason)
+        yield kept
 
 
-@dataclass(frozen=True)
-class _Split:
-    """The tokens of a datum before any limit: ``openings`` and ``marks`` have an entry for each response."""
-
-    prompt: Ids
-    responses: tuple[Ids, ...]
-    openings: Ids
-    marks: tuple[Ids, ...]
-    moved: bool = False
-
-    def prompt_tokens(self, own: bool) -> int:
-        """Tokens of the prompt, or of all ``own`` prompts."""
-        return sum(len(self.prompt) + opening for opening in self.openings) if own else len(self.prompt)
-
-    def cut(self, limit: int | None, bos: int | None) -> _Split:
-        """The same with prompts of at most ``limit`` tokens, each of which has lost its beginning."""
-        longest = len(self.prompt) + max(self.openings)
-        if limit is None or longest <= limit:
-            return self
-        if not any(self.openings):
-            return replace(self, prompt=_cut_left(self.prompt, limit, bos))
-        parts = list(zip(self.responses, self.openings, strict=True))
-        prompts = [_cut_left((*self.prompt, *text[:opening]), limit, bos) for text, opening in parts]
-        shared = min(_common(prompts[0], prompt) for prompt in prompts)
-        openings = tuple(len(prompt) - shared for prompt in prompts)
-        return replace(
-            self,
-            prompt=prompts[0][:shared],
-            responses=tuple((*p[shared:], *text[o:]) for p, (text, o) in zip(prompts, parts, strict=True)),
-            openings=openings,
-            marks=tuple(
-                tuple(place - old + new for place in places)
-                for places, old, new in zip(self.marks, self.openings, openings, strict=True)
-            ),
-        )
-
-
-def _prompts(datum: Datum) -> list[Text]:
-    """The prompt that each response answers."""
-    about = datum.about or (About(),) * len(datum.responses)
-    return [datum.prompt if own.prompt is None else own.prompt for own in about]
-
-
-def _split_pair(tokenizer: Any) -> Callable[[Datum], _Split]:
-    def ids(text: str) -> Ids:
-        return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    def split(datum: Datum) -> _Split:
-        responses = tuple(ids(response_text(response)) for response in datum.responses)
-        none = (0,) * len(responses)
-        if not any(own.prompt is not None for own in datum.about):
-            return _Split(ids(opening_text(datum.prompt)), responses, none, ((),) * len(responses))
-        own = [ids(opening_text(prompt)) for prompt in _prompts(datum)]
-        whole = tuple((*prompt, *response) for prompt, response in zip(own, responses, strict=True))
-        return _Split((), whole, tuple(map(len, own)), ((),) * len(responses))
-
-    return split
-
-
-def _split_text(tokenizer: Any) -> Callable[[Datum], _Split]:
-    """Prompt and response are tokenised together, as any consumer of the saved model would, and parted afterwards.
-
-    A template already writes the special tokens; plain text gets the tokenizer's own, and one end-of-text token.
-    """
-    special = not tokenizer.chat_template
-    eos = tokenizer.eos_token_id
-
-    def ids(text: str) -> Ids:
-        out = tuple(tokenizer(text, add_special_tokens=special)["input_ids"])
-        return (
-            out[:-1] if special and len(out) > 1 and out[-1] == eos and not text.endswith(tokenizer.eos_token) else out
-        )
-
-    def split(datum: Datum) -> _Split:
-        prompts = _prompts(datum)
-        try:
-            texts = [render(prompt, one, tokenizer) for prompt, one in zip(prompts, datum.responses, strict=True)]
-        except TemplateError as error:
-            raise Unencodable(
-                datum,
-                "refused by the chat template",
-                f"the chat template refuses the conversation ({error}); change it",
-            ) from error
-        openings = {text: ids(text) for text, _ in texts}
-        heads = [openings[text] for text, _ in texts]
-        wholes = [ids(whole) for _, whole in texts]
-        if special and eos is not None:
-            wholes = [whole if whole[-1:] == (eos,) else (*whole, eos) for whole in wholes]
-        ends = [_common(head, whole) for head, whole in zip(heads, wholes, strict=True)]
-        moved = any(end < len(head) for end, head in zip(ends, heads, strict=True))
-        if len(openings) == 1:
-            ends = [min(ends)] * len(ends)
-        shared = min(*ends, *(_common(heads[0], head) for head in heads))
-        return _Split(
-            heads[0][:shared],
-            tuple(whole[shared:] for whole in wholes),
-            tuple(end - shared for end in ends),
-            tuple(
-                tuple(place - shared for place in _marked(datum, n, *texts[n], tokenizer, special))
-                for n in range(len(wholes))
-            ),
-            moved,
-        )
-
-    return split
-
-
-def _marked(datum: Datum, n: int, opening: str, whole: str, tokenizer: Any, special: bool) -> Iterator[int]:
-    """Places of the tokens that touch a marked span of response ``n``, in the tokens of ``whole``."""
-    spans = datum.about[n].marks if datum.about else ()
-    if not spans:
-        return
-    if not tokenizer.is_fast:
-        raise UserError("marks need a tokenizer that knows where its tokens stand in the text; take a fast tokenizer")
-    response = response_text(datum.responses[n])
-    start = whole.find(response, len(opening) if whole.startswith(opening) else 0)
-    if start < 0:
-        raise Unencodable(
-            datum,
-            "marks lost in the chat template",
-            "the chat template changes the text of a marked response, so its marks have no place; strip the spaces "
-            "around the response, or remove its marks",
-        )
-    offsets = tokenizer(whole, add_special_tokens=special, return_offsets_mapping=True)["offset_mapping"]
-    for place, (begin, end) in enumerate(offsets):
-        if begin < end and any(begin < start + b and start + a < end for a, b in spans):
-            yield place
-
-
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """Length of the longest common prefix."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
+def _some(data: Iterable[Datum]) -> Iterator[list[Datum]]:
+    """The data in lists that one call of a tokenizer reads."""
+    some: list[Datum] = []
+    room = _CHARACTERS
+    for datum in data:
+        some.append(datum)
+        room -= sum(len(words(text)) for text in (datum.prompt, *datum.responses))
+        if len(some) == _AT_ONCE or room <= 0:
+            yield some
+            some, room = [], _CHARACTERS
+    if some:
+        yield some

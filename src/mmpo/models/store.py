@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from tqdm.auto import tqdm
 
 from mmpo.errors import UserError, first_line
 from mmpo.models.save import OLDER_ROPE
+from mmpo.pieces import cache_home
 
 # ---------------------------------------------------------------------------------------------- which model it is
 
@@ -242,9 +242,7 @@ class ReferenceStore:
         The file is made if there is none and checked if there is one, so that a wrong one is refused before anything
         is computed.
         """
-        caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        home = Path(folder or os.environ.get("MMPO_CACHE") or Path(caches, "mmpo")).expanduser()
-        store = cls(home / f"reference-{weights_digest(model)}.sqlite", precision)
+        store = cls(cache_home(folder) / f"reference-{weights_digest(model)}.sqlite", precision)
         with store._open() as db:
             if db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
                 raise UserError(f"{store.path}: {_DAMAGED}")
@@ -272,6 +270,17 @@ class ReferenceStore:
         known = ((self.precision, key, float(items[key])) for key in sorted(items) if math.isfinite(items[key]))
         with self._open() as db, db:
             db.executemany("INSERT OR REPLACE INTO logps VALUES (?, ?, ?)", known)
+
+    @property
+    def name(self) -> str:
+        """The model and the precision, as part of a file name."""
+        return f"{self.path.stem}-{self.precision.replace(' ', '-')}"
+
+    def holds_any(self) -> bool:
+        """Whether a log-prob of this precision is known."""
+        with self._open() as db:
+            found = db.execute("SELECT 1 FROM logps WHERE precision = ? LIMIT 1", (self.precision,)).fetchone()
+            return found is not None
 
     def __len__(self) -> int:
         """How many log-probs of this precision are known."""
