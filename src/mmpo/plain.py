@@ -15,6 +15,9 @@ signs that turn the direction of text round, and halves of surrogate pairs, whic
 _SECRET = re.compile(r"(?<=://)[^/\s@]+@")
 
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
 def plain(text: str) -> str:
     """The text with every character that steers a terminal as its escape, and ``user:password@`` of URLs as ``***@``.
 
@@ -27,6 +30,16 @@ def plain(text: str) -> str:
 def one_line(text: str) -> str:
     """``plain`` text on one line, so that no text of others can look like a line of ours."""
     return plain(text).replace("\n", "\\n")
+
+
+def to_cell(value: Any) -> Any:
+    """A value for a CSV file: text that a spreadsheet would take for a formula gets the sign that says it is none."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+def from_cell(text: str) -> str:
+    """The text that ``to_cell`` was given."""
+    return text[1:] if text.startswith("'") and text[1:].startswith(_FORMULA) else text
 
 
 class _Plain:

@@ -26,6 +26,7 @@ from mmpo.errors import UserError
 from mmpo.evaluate.judged.logistic import fit
 from mmpo.evaluate.judged.questions import read_rows
 from mmpo.evaluate.resample import Floats, interval
+from mmpo.plain import from_cell
 
 _LOOSE = 0.01
 """Precision of the priors that only keep coefficients finite, where a model wins or loses everything."""
@@ -146,7 +147,7 @@ def read_others(path: str) -> dict[str, Preferences]:
         if (model, question) in seen:
             raise UserError(f"{where}: {model} is judged on question {question} a second time; keep one of the two")
         seen.add((model, question))
-        found[str(model)].append((str(question), preference - 1, own - baseline))
+        found[from_cell(str(model))].append((from_cell(str(question)), preference - 1, own - baseline))
     return {model: _columns(rows) for model, rows in found.items()}
 
 

@@ -21,6 +21,7 @@ from mmpo.evaluate.judged.report import write_report
 from mmpo.evaluate.judged.trials import Judgement, judge, outcomes
 from mmpo.evaluate.summary import FEW_PROMPTS
 from mmpo.files import write_lines, write_whole
+from mmpo.plain import to_cell
 
 
 def judged(
@@ -147,5 +148,5 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: to_cell(value) for name, value in row.items()} for row in rows)
     return text.getvalue()
