@@ -2,31 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+import os
+import shutil
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
 
-from mmpo.data import cap_pairs, cap_responses, load, merge, rescale, shuffle_responses, spread
-from mmpo.data.ledger import in_words
-from mmpo.errors import OnBadRow
-from mmpo.needs import without_idle
+import numpy as np
+
+from mmpo import __version__
+from mmpo.batch import annotator_names
+from mmpo.data import cap_pairs, cap_responses, shuffle_responses, spread, texts
+from mmpo.data.collect import Drawn, Whole, collect
+from mmpo.data.ledger import Ledger, in_words
+from mmpo.data.load import listed
+from mmpo.data.merge import merged_groups
+from mmpo.data.piecewise import by_prompt, parse_source
+from mmpo.data.read import content, stamp
+from mmpo.data.scale import Scale, numbers_of, rescaled
+from mmpo.data.source import Source
+from mmpo.data.stored import ORDER, StoredData, digest, encode
+from mmpo.errors import OnBadRow, UserError
+from mmpo.needs import Wanted
+from mmpo.pieces import Pieces, account, blobs, finish, in_pieces, kept, numbers, on_disk, write_piece
 from mmpo.recipe import Shape
 from mmpo.record import fingerprint
 from mmpo.types import Datum, Method
+
+FORMAT = 1
+"""Of prepared data on disk; another number makes them anew, as does another version of mmpo."""
+
+STEPS = ("not read by the method", "merging", "rescale", "spread", "max_responses", "max_pairs")
+
+Counts = defaultdict[str, Counter[str]]
+"""Step -> what it did -> how often."""
+
+Numbers: TypeAlias = "tuple[array[float], array[float]]"
 
 
 @dataclass(frozen=True)
 class Gathered:
     """Data in the shape that training takes, and the account of what became of them on the way.
 
-    ``merged`` are the data before they were rescaled and capped. ``offset`` says that the column margin was declared an
-    additive offset.
+    Data that were read from sources lie on disk, those that were given as a list in memory. ``scale`` is that of the
+    grades, where they were rescaled. ``offset`` says that the column margin was declared an additive offset.
     """
 
-    data: list[Datum]
-    merged: list[Datum]
+    data: Sequence[Datum]
     record: dict[str, Any]
     account: list[str]
+    scale: Scale | None = None
     offset: bool = False
 
     @property
@@ -42,41 +71,241 @@ def gather(
     on_bad_row: OnBadRow = "error",
     like: Gathered | None = None,
     method: Method | None = None,
+    cache: Path | str | None = None,
+    workers: int | None = None,
 ) -> Gathered:
     """Load and shape data: anything ``mmpo.data.load`` takes, or a list of Datum.
 
     Held-out data take the scale of the training data, ``like``, and keep all their comparisons. What ``method`` would
-    read for nothing is left out first, and counted.
+    read for nothing is left out first, and counted. What is read from sources is prepared on disk, in memory that does
+    not grow with the data, and found there the next time.
+
+    Args:
+        cache: the folder of prepared data; default as ``mmpo.pieces.cache_home``.
+        workers: processes that prepare; default: the cores that this process may use.
     """
-    if isinstance(sources, list | tuple) and all(isinstance(item, Datum) for item in sources):
-        raw, record, account, offset = list(sources), {"data": len(sources)}, [], False
-    else:
-        loaded = load(sources, on_bad_row=on_bad_row, seed=seed)
-        loaded.ledger.check_feedback()
-        raw, record, account = loaded.data, loaded.ledger.as_dict(), loaded.ledger.summary()
-        offset = "offset" in loaded.ledger.provides
-    raw, idle = (raw, {}) if method is None else without_idle(raw, method)
-    merged, counts = merge(raw)
-    data, done = shaped(
-        merged, shape if like is None else Shape(rescale=shape.rescale), seed, like.merged if like else None
+    shaping = Shaping(
+        shape if like is None else Shape(rescale=shape.rescale),
+        seed,
+        None if method is None else Wanted.by(method),
+        None if like is None else like.scale,
     )
-    done = ({"not read by the method": idle} if idle else {}) | {"merging": counts, **done}
-    account = account + [line for step, told in done.items() for line in in_words(step, told)]
-    return Gathered(data, merged, {**record, "shaping": done}, account, offset)
+    if isinstance(sources, Sequence) and all(isinstance(item, Datum) for item in sources):
+        return _in_memory(sources, shaping)
+    return _on_disk(listed(sources, on_bad_row), shaping, on_bad_row, cache, workers or cores())
 
 
-def shaped(
-    data: Sequence[Datum], shape: Shape, seed: int, like: Sequence[Datum] | None = None
-) -> tuple[list[Datum], dict[str, dict[str, int]]]:
-    """Apply a shape to merged data; what each step did is counted. The scale of the grades is that of ``like``."""
-    out = list(data)
-    done: dict[str, dict[str, int]] = {}
-    if shape.rescale is not None:
-        out, done["rescale"] = rescale(out, shape.rescale, like), {shape.rescale: len(out)}
-    if shape.spread is not None:
-        out, done["spread"] = spread(out, shape.spread, seed)
-    if shape.max_responses is not None:
-        out, done["max_responses"] = cap_responses(out, shape.max_responses, seed)
-    if shape.max_pairs is not None:
-        out, done["max_pairs"] = cap_pairs(out, shape.max_pairs, seed)
-    return shuffle_responses(out, seed), done
+def cores() -> int:
+    """The cores that this process may use, shared with the other processes of a launcher on this machine."""
+    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, mine // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+# ---------------------------------------------------------------------------------------------- merging and shaping
+
+
+@dataclass(frozen=True)
+class Shaping:
+    """What is done to data once they are read: what the method would read for nothing is left out, the data of one
+    prompt are merged, and the shape is applied.
+
+    It may be done to parts of the data that each hold all of a prompt. ``scale`` is what ``shape.rescale`` comes to.
+    """
+
+    shape: Shape
+    seed: int
+    wanted: Wanted | None
+    scale: Scale | None = None
+
+    def key(self) -> dict[str, Any]:
+        """The same as plain JSON values."""
+        return {
+            "shape": self.shape.model_dump(),
+            "seed": self.seed,
+            "wanted": self.wanted and self.wanted.key(),
+            "scale": self.scale and asdict(self.scale),
+        }
+
+    def merged(self, data: Iterable[Datum], counts: Counts) -> list[tuple[int, list[Datum]]]:
+        """What data are merged to, and the number of the first datum that went into it."""
+        if self.wanted is not None:
+            data = [self.wanted(datum, counts[STEPS[0]]) for datum in data]
+        return merged_groups(data, counts["merging"])
+
+    def scaled(self, merged: Callable[[], Numbers]) -> Shaping:
+        """With the scale, if need be made of the ``numbers_of`` all merged data."""
+        how = self.shape.rescale
+        if how is None or self.scale is not None:
+            return self
+        return replace(self, scale=Scale.of(how, *(merged() if how in Scale.FITTED else ((), ()))))
+
+    def shaped(self, groups: Sequence[tuple[int, list[Datum]]], counts: Counts) -> list[tuple[int, Datum]]:
+        """The shape applied to what ``merged`` gave, each datum with the number of what it was made from."""
+        data = [datum for _, group in groups for datum in group]
+        places = [place for place, group in groups for _ in group]
+        if self.scale is not None:
+            data = [rescaled(datum, self.scale) for datum in data]
+            counts["rescale"][self.scale.how] += len(data)
+        out = [(place, some) for place, datum in zip(places, data, strict=True) for some in self._split(datum, counts)]
+        if self.shape.max_pairs is not None:
+            out = self._capped(out, self.shape.max_pairs, counts)
+        places = [place for place, _ in out]
+        return list(zip(places, shuffle_responses((datum for _, datum in out), self.seed), strict=True))
+
+    def _split(self, datum: Datum, counts: Counts) -> list[Datum]:
+        out = [datum]
+        if self.shape.spread is not None:
+            out, done = spread(out, self.shape.spread, self.seed)
+            counts["spread"].update(done)
+        if self.shape.max_responses is not None:
+            out, done = cap_responses(out, self.shape.max_responses, self.seed)
+            counts["max_responses"].update(done)
+        return out
+
+    def _capped(self, data: Iterable[tuple[int, Datum]], most: int, counts: Counts) -> list[tuple[int, Datum]]:
+        """Comparisons are capped over all data of a prompt, which then follow each other."""
+        units: dict[str, tuple[int, list[Datum]]] = {}
+        for place, datum in data:
+            units.setdefault(texts.key(datum.prompt), (place, []))[1].append(datum)
+        out = []
+        for place, unit in units.values():
+            kept, done = cap_pairs(unit, most, self.seed)
+            counts["max_pairs"].update(done)
+            out += [(place, datum) for datum in kept]
+        return out
+
+
+def _told(counts: Counts) -> dict[str, dict[str, int]]:
+    """The steps that did something, in their order."""
+    return {step: dict(counts[step]) for step in STEPS if counts[step]}
+
+
+def _in_memory(data: Sequence[Datum], shaping: Shaping) -> Gathered:
+    counts: Counts = defaultdict(Counter)
+    groups = shaping.merged(data, counts)
+    shaping = shaping.scaled(lambda: numbers_of(datum for _, group in groups for datum in group))
+    out = [datum for _, datum in shaping.shaped(groups, counts)]
+    told = _told(counts)
+    lines = [line for step, done in told.items() for line in in_words(step, done)]
+    return Gathered(out, {"data": len(data), "shaping": told}, lines, shaping.scale)
+
+
+# ---------------------------------------------------------------------------------------------- on disk
+
+
+def _on_disk(
+    sources: Sequence[Source], shaping: Shaping, on_bad_row: OnBadRow, cache: Path | str | None, workers: int
+) -> Gathered:
+    stamps = [stamp(source) for source in sources]
+    key = {
+        "format": [FORMAT, __version__],
+        "sources": [{**asdict(source), "content": content(source)} for source in sources],
+        "on_bad_row": repr(on_bad_row),
+        **shaping.key(),
+    }
+    with kept("data", key, cache) as folder:
+        told = account(folder)
+        how = "kept" if told is None else "known"
+        if told is None:
+            told = _filled(folder, sources, stamps, shaping, on_bad_row, workers)
+            finish(folder, told)
+        for left in folder.glob("work-*"):
+            shutil.rmtree(left, ignore_errors=True)
+    return Gathered(
+        StoredData.open(folder),
+        told["record"],
+        [*told["account"], f"prepared data: {how} in {folder}"],
+        told["scale"] and Scale(**told["scale"]),
+        told["offset"],
+    )
+
+
+def _filled(
+    folder: Path,
+    sources: Sequence[Source],
+    stamps: Sequence[Any],
+    shaping: Shaping,
+    on_bad_row: OnBadRow,
+    workers: int,
+) -> dict[str, Any]:
+    """Make all pieces of the folder, and tell of them. What is only needed on the way lies in folders ``work-...``."""
+    found = [parse_source(one, folder / f"work-rows-{n}", on_bad_row, workers) for n, one in enumerate(sources)]
+    for source, before in zip(sources, stamps, strict=True):
+        if stamp(source) != before:
+            raise UserError(f"{source.path}: changed while it was read; start again when it is whole")
+    ledgers, rows, parsed = zip(*found, strict=True)
+    each = zip(rows, sources, ledgers, strict=True)
+    drawn = Drawn.chain([collect(*one, shaping.seed + n) for n, one in enumerate(each)])
+    ledger = Ledger.total(ledgers)
+    ledger.check(on_bad_row)
+    ledger.check_feedback()
+    cut = by_prompt(drawn, rows, parsed)
+    shaping = shaping.scaled(partial(_numbers, folder / "work-numbers", cut, drawn, parsed, shaping, workers))
+    work = partial(_prepare, drawn, parsed, shaping)
+    counts: Counts = defaultdict(Counter)
+    people: set[str] = set()
+    pieces = []
+    for summary in in_pieces(cut, work, folder, workers, "preparing data", len(drawn)):
+        for step, done in summary["counts"].items():
+            counts[step].update(done)
+        people.update(summary["people"])
+        pieces.append(summary["rows"])
+    told = _told(counts)
+    return {
+        "record": {**ledger.as_dict(), "shaping": told},
+        "account": ledger.summary() + [line for step, done in told.items() for line in in_words(step, done)],
+        "offset": "offset" in ledger.provides,
+        "scale": shaping.scale and asdict(shaping.scale),
+        "people": sorted(people),
+        "pieces": pieces,
+        **_in_order(folder, Pieces(folder, pieces)),
+    }
+
+
+def _numbers(
+    folder: Path, cut: Sequence[Whole], drawn: Drawn, parsed: Sequence[StoredData], shaping: Shaping, workers: int
+) -> Numbers:
+    """The ``numbers_of`` all merged data."""
+    folder.mkdir(exist_ok=True)
+    work = partial(_count, drawn, parsed, shaping)
+    pieces = Pieces(
+        folder, [one["numbers"] for one in in_pieces(cut, work, folder, workers, "reading grades", len(drawn))]
+    )
+    number, gap = pieces.column("number"), pieces.column("gap") == 1
+    return array("d", number[~gap].tobytes()), array("d", number[gap].tobytes())
+
+
+def _count(drawn: Drawn, parsed: Sequence[StoredData], shaping: Shaping, which: Whole, path: Path) -> dict[str, Any]:
+    groups = shaping.merged(drawn.take(which).data(parsed), defaultdict(Counter))
+    grades, gaps = numbers_of(datum for _, group in groups for datum in group)
+    gap = np.repeat(np.array([0, 1], "u1"), [len(grades), len(gaps)])
+    write_piece(path, {"number": numbers(np.array(grades + gaps)), "gap": numbers(gap)})
+    return {"rows": len(which), "numbers": len(gap)}
+
+
+def _prepare(drawn: Drawn, parsed: Sequence[StoredData], shaping: Shaping, which: Whole, path: Path) -> dict[str, Any]:
+    """One piece of prepared data."""
+    counts: Counts = defaultdict(Counter)
+    out = shaping.shaped(shaping.merged(drawn.take(which).data(parsed), counts), counts)
+    data = [datum for _, datum in out]
+    lines = [encode(datum) for datum in data]
+    columns = {
+        "datum": blobs(lines),
+        "place": numbers(which[np.array([n for n, _ in out], np.int64)]),
+        "digest": numbers(np.frombuffer(b"".join(map(digest, lines)), "V16")),
+    }
+    write_piece(path, columns)
+    return {"rows": len(out), "counts": counts, "people": list(annotator_names(data))}
+
+
+def _in_order(folder: Path, pieces: Pieces) -> dict[str, Any]:
+    """The digest of the data in their order, which is that of their first rows; where the pieces have another, it is
+    written down. Rows of one prompt may be far apart, and are data of their own if they are of two splits, say."""
+    place, digests = pieces.column("place"), pieces.column("digest")
+    ordered = bool((np.diff(place) < 0).any())
+    if ordered:
+        order = np.argsort(place, kind="stable")
+        digests = digests[order]
+        with on_disk(folder):
+            np.save(folder / ORDER, order)
+    return {"ordered": ordered, "digest": digest(digests.tobytes()).hex()}

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from mmpo.batch.tokenize import pair_frame
 from mmpo import markdown
+from mmpo.batch.tokenize import pair_frame
+from mmpo.data.stored import StoredData, digest, encode
 from mmpo.errors import UserError
 from mmpo.files import write_whole
 from mmpo.provenance import versions
@@ -77,10 +77,8 @@ def _flat(content: Any, name: str = "") -> dict[str, Any]:
 
 def fingerprint(data: Sequence[Datum]) -> str:
     """A short name for exactly these data, to tell whether a run goes on with what it began with."""
-    name = blake2b(digest_size=8)
-    for datum in data:
-        name.update(repr(datum).encode())
-    return f"{len(data)} prompts, {name.hexdigest()}"
+    known = data.digest if isinstance(data, StoredData) else digest(b"".join(digest(encode(d)) for d in data)).hex()
+    return f"{len(data)} prompts, {known[:16]}"
 
 
 def write_memory(folder: Path, memory: Mapping[str, Tensor], annotators: Mapping[str, int]) -> None:

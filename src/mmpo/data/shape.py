@@ -72,9 +72,15 @@ def shuffle_responses(data: Iterable[Datum], seed: int) -> list[Datum]:
     out = []
     for d in data:
         order = list(range(len(d.responses)))
-        random.Random(f"{seed}:{d.id}").shuffle(order)
+        _drawing(seed, d.id).shuffle(order)
         out.append(take(d, order))
     return out
+
+
+def _drawing(seed: int, name: str) -> random.Random:
+    """Random numbers of their own for each name, whatever the other data. Of a name that UTF-8 can carry they are those
+    of the text itself."""
+    return random.Random(f"{seed}:{name}".encode("utf-8", "surrogatepass"))
 
 
 # ---------------------------------------------------------------------------------------------- fewer responses
@@ -95,7 +101,7 @@ def cap_responses(data: Iterable[Datum], k: int, seed: int) -> tuple[list[Datum]
             out.append(d)
             counts["data kept whole"] += len(answers(d)) > k
             continue
-        order = random.Random(f"{seed}:{d.id}").sample(range(n), n)
+        order = _drawing(seed, d.id).sample(range(n), n)
         groups = math.ceil(n / k)
         parts = [take(d, sorted(order[g::groups])) for g in range(groups)]
         parts = [replace(p, id=f"{d.id}/{g}") for g, p in enumerate(parts) if pairs_of(p)]
@@ -120,7 +126,7 @@ def spread(data: Iterable[Datum], k: int, seed: int) -> tuple[list[Datum], dict[
             out.append(d)
             counts["data kept whole"] += len(answers(d)) > k
             continue
-        groups = _cover(pairs_of(d), k, random.Random(f"{seed}:{d.id}"))
+        groups = _cover(pairs_of(d), k, _drawing(seed, d.id))
         out += [replace(take(d, sorted(g), pairs), id=f"{d.id}/{n}") for n, (g, pairs) in enumerate(groups)]
         counts["data split"] += 1
         counts["responses repeated"] += sum(len(g) for g, _ in groups) - len({i for g, _ in groups for i in g})
@@ -174,7 +180,7 @@ def cap_pairs(data: Iterable[Datum], n: int, seed: int) -> tuple[list[Datum], di
         if len(every) <= most:
             out += group
             continue
-        drawn = set(random.Random(f"{seed}:{prompt}").sample(every, most))
+        drawn = set(_drawing(seed, prompt).sample(every, most))
         counts["prompts capped"] += 1
         counts["data kept whole"] += len(whole)
         counts["comparisons lost"] += len(every) - most
@@ -211,6 +217,7 @@ def split(data: Iterable[Datum], fractions: Mapping[str, float], seed: int) -> d
     names, edges = list(fractions), list(accumulate(fractions.values()))[:-1]
     parts: dict[str, list[Datum]] = {name: [] for name in names}
     for d in data:
-        digest = blake2b(f"{seed}:{texts.normal(d.prompt)}".encode(), digest_size=8).digest()
+        name = f"{seed}:{texts.normal(d.prompt)}".encode("utf-8", "surrogatepass")
+        digest = blake2b(name, digest_size=8).digest()
         parts[names[bisect_right(edges, int.from_bytes(digest) / 2**64)]].append(d)
     return parts
