@@ -15,8 +15,9 @@ import sys
 import tempfile
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,6 +25,7 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from tqdm.auto import tqdm
 
+from mmpo.batch import Limits, encode_all
 from mmpo.cli import main as command_line
 from mmpo.data import Loaded, load, merge
 from mmpo.errors import UserError
@@ -71,10 +73,11 @@ def answered(work: Callable[[], Any]) -> Any:
         return error
 
 
-def loads(path: Path) -> Loaded | UserError:
+def loads(path: Path, options: Mapping[str, Any] = {}) -> Loaded | UserError:
     """The laws of loading, for a file of few rows: it holds fewer than the ledger lists by name."""
-    found = answered(lambda: load(str(path), on_bad_row="drop"))
-    strict = answered(lambda: load(str(path)))
+    source = {"path": str(path), **options}
+    found = answered(lambda: load(source, on_bad_row="drop"))
+    strict = answered(lambda: load(source))
     if isinstance(found, UserError):
         if not isinstance(strict, UserError):
             raise Broken(f"refused where bad rows are dropped ({found}), and loaded where they are errors")
@@ -86,20 +89,30 @@ def loads(path: Path) -> Loaded | UserError:
         raise Broken(f"{ledger.rows_bad} bad rows, and without dropping: {strict}")
     if not ledger.rows_bad and strict.data != found.data:
         raise Broken("no bad rows, and other data where they are errors")
-    answered(lambda: merge(found.data))
     return found
 
 
-def drops_only_bad_rows(path: Path, found: Loaded) -> None:
+def drops_only_bad_rows(path: Path, found: Loaded, options: Mapping[str, Any] = {}) -> None:
     """Law: with bad lines taken out of a .jsonl the rest loads alike, and without an error."""
     lines = path.read_bytes().split(b"\n")
     for dropped in found.ledger.dropped.values():
         for row in dropped.rows if dropped.mend else ():
             lines[int(row.rsplit(":", 1)[-1]) - 1] = b""
     path.write_bytes(b"\n".join(lines))
-    alone = answered(lambda: load(str(path)))
+    alone = answered(lambda: load({"path": str(path), **options}))
     if isinstance(alone, UserError) or alone.data != found.data:
         raise Broken(f"the good rows alone are not what was loaded: {alone}")
+
+
+def tokenises(found: Loaded, tokenizer: Any) -> Counter[str]:
+    """The law of tokenising: each merged datum is kept, or dropped and counted. Returns the reasons."""
+    merged = answered(lambda: merge(found.data))
+    done = answered(lambda: encode_all(merged[0], tokenizer, Limits(96, 48), "drop"))
+    kept, cuts = done
+    dropped = Counter({reason: told["count"] for reason, told in cuts.as_dict()["dropped"].items()})
+    if len(kept) + dropped.total() != len(merged[0]):
+        raise Broken(f"of {len(merged[0])} data {len(kept)} were kept and {dropped.total()} dropped")
+    return dropped
 
 
 def reads(text: bytes, folder: Path) -> str:
@@ -177,16 +190,20 @@ def run(strategy: Any, examples: int, work: Callable[[Any, Findings], str], desc
     return findings
 
 
-def of_file(folder: Path) -> Callable[[near.File, Findings], str]:
-    def work(file: near.File, findings: Findings) -> str:
+def of_source(folder: Path) -> Callable[[tuple[near.File, dict[str, Any]], Findings], str]:
+    tokenizers = cycle(near.tokenizers())
+
+    def work(source: tuple[near.File, dict[str, Any]], findings: Findings) -> str:
+        file, options = source
         path = folder / f"rows{file.suffix}"
         path.write_bytes(file.content)
-        found = loads(path)
+        found = loads(path, options)
         if isinstance(found, UserError):
             return "refused"
         findings.count(found)
+        findings.rows.update({f"not tokenised: {why}": n for why, n in tokenises(found, next(tokenizers)).items()})
         if file.suffix == ".jsonl":
-            drops_only_bad_rows(path, found)
+            drops_only_bad_rows(path, found, options)
         return "loaded with rows dropped" if found.ledger.rows_bad else "loaded whole"
 
     return work
@@ -247,7 +264,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         parts = {
-            "files": run(near.files(), 13_000, of_file(folder), "files"),
+            "files": run(near.sources, 13_000, of_source(folder), "files"),
             "recipes": run(near.yaml_texts(), 5_000, lambda text, _: reads(text, folder), "recipes"),
             "flags": run(near.flags(), 1_000, of_flags(folder), "flags"),
             "inspect": run(near.files(), 1_000, of_inspect(folder), "inspect"),

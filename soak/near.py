@@ -15,6 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
 
 from mmpo.batch import Limits
 from mmpo.data import Source
@@ -161,7 +163,7 @@ def _change(draw: Draw, value: Any, odd: st.SearchStrategy[Any], names: list[str
 def changed(draw: Draw, values: tuple[Any, ...], odd: tuple[Any, ...], names: list[str], most: int = 3) -> Any:
     """One of the values with up to so many changes."""
     value = copy.deepcopy(draw(st.sampled_from(values)))
-    for _ in range(draw(st.integers(0, most))):
+    for _ in range(draw(st.sampled_from((0, 0, 0, 1, 1, 1, *range(2, most + 1))))):
         _change(draw, value, st.sampled_from(odd).map(copy.deepcopy), names)
     return value
 
@@ -211,7 +213,11 @@ def _table(found: list[dict[str, Any]], suffix: str) -> bytes:
     names = list(dict.fromkeys(name.encode("utf-8", "replace").decode() for row in cells for name in row)) or ["prompt"]
     out = io.BytesIO()
     if suffix == ".parquet":
-        pq.write_table(pa.table({name: pa.array([row.get(name) for row in cells], pa.string()) for name in names}), out)
+        try:
+            typed = pa.Table.from_pylist(found)
+        except (pa.ArrowException, OverflowError, TypeError, UnicodeEncodeError):  # types that no one column holds
+            typed = pa.table({name: pa.array([row.get(name) for row in cells], pa.string()) for name in names})
+        pq.write_table(typed, out)
         return out.getvalue()
     text = io.StringIO()
     writer = csv.DictWriter(text, names, extrasaction="ignore")
@@ -225,19 +231,36 @@ def files(
     draw: Draw, suffixes: tuple[str, ...] = (".jsonl", ".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
 ) -> File:
     """A few rows in a file of any kind, which may be broken."""
-    found = draw(st.lists(rows, min_size=0, max_size=6))
+    found = draw(st.lists(rows, min_size=0 if draw(st.integers(0, 30)) == 0 else 2, max_size=8))
     suffix = draw(st.sampled_from(suffixes))
     lines = [_json(row, draw(st.booleans())) for row in found]
     if suffix.startswith(".jsonl"):
-        lines = [draw(broken(line)) if draw(st.integers(0, 5)) == 0 else line for line in lines]
+        lines = [draw(broken(line)) if draw(st.integers(0, 9)) == 0 else line for line in lines]
         content = draw(st.sampled_from((b"\n", b"\r\n", b"\n\n"))).join(lines) + draw(st.sampled_from((b"", b"\n")))
         content = gzip.compress(content, 1, mtime=0) if suffix.endswith(".gz") else content
     elif suffix == ".json":
         content = b"[" + b", ".join(lines) + b"]"
     else:
         content = _table(found, suffix)
-    return File(suffix, draw(broken(content)) if draw(st.integers(0, 4)) == 0 else content)
+    return File(suffix, draw(broken(content)) if draw(st.integers(0, 9)) == 0 else content)
 
+
+options = st.fixed_dictionaries(
+    {},
+    optional={
+        "margin": st.sampled_from(("gap", "offset", "ignore")),
+        "grade": st.sampled_from(("helpfulness", "correctness", "overall_score", "no such")),
+        "marks": st.just("tags"),
+        "limit": st.integers(1, 3),
+        "split": st.sampled_from(("train", "[1, 2]")),
+        "weight": st.sampled_from((0.5, 2, 1.3)),
+        "feedback": st.just("optional"),
+        "ignore": st.sampled_from((["score"], ["margin", "rating"])),
+    },
+)
+"""How a source is read, mostly as it comes."""
+
+sources = st.tuples(files(), st.one_of(st.just({}), st.just({}), options))
 
 # ---------------------------------------------------------------------------------------------- recipes and flags
 
@@ -288,3 +311,33 @@ def flags(draw: Draw) -> list[str]:
         if draw(st.integers(0, 7)) == 0:
             words.pop()
     return words
+
+
+# ---------------------------------------------------------------------------------------------- tokenizers
+
+TEMPLATES = (
+    None,
+    "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}",
+    # One that joins, and so fails on what is no text; one that trims; one that leaves all but the last turn out.
+    "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}",
+    "{% for m in messages %}[{{ m.role }}] {{ m.content | trim }}\n{% endfor %}",
+    "{{ messages[-1].content }}{{ eos_token }}",
+    "{{ '' }}",
+)
+
+
+def tokenizers() -> list[Any]:
+    """Tokenizers of single bytes: without a chat template, and with right and wrong ones."""
+    special = ["<s>", "</s>", "<pad>"]
+    letters = pre_tokenizers.ByteLevel.alphabet()
+    vocabulary = {token: n for n, token in enumerate([*special, *sorted(letters)])}
+    found = []
+    for template in TEMPLATES:
+        bytes_alone = Tokenizer(models.BPE(vocabulary, []))
+        bytes_alone.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        bytes_alone.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+        names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+        found.append(PreTrainedTokenizerFast(tokenizer_object=bytes_alone, **names))
+        found[-1].chat_template = template
+    return found

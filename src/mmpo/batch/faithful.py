@@ -6,6 +6,7 @@ before generation and in another way before an answer, and a run on such strings
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -30,11 +31,12 @@ def special_texts(tokenizer: Any) -> tuple[str, ...]:
 
 def empty(prompts: Sequence[Text], responses: Sequence[Text], special: tuple[str, ...]) -> Fault | None:
     """A text that is nothing but special tokens."""
-    named = [("the prompt", text) for text in {id(text): text for text in prompts}.values()]
-    for name, text in [*named, *((f"response {n}", text) for n, text in enumerate(responses))]:
+    for text in (*prompts, *responses):
         words = texts.words(text).strip()
         if words.startswith(special) and not _without(words, special):
-            return Fault("nothing but special tokens", f"{name} is nothing but special tokens; give it words")
+            return Fault(
+                "nothing but special tokens", f"{called(text, prompts)} is nothing but special tokens; give it words"
+            )
     return None
 
 
@@ -42,7 +44,7 @@ def rewritten(
     prompts: Sequence[Text], responses: Sequence[Text], openings: Sequence[str], wholes: Sequence[str]
 ) -> Fault | None:
     """What the chat template lost or wrote otherwise, of the prompt of each response and the responses."""
-    for n, (prompt, response, opening, whole) in enumerate(zip(prompts, responses, openings, wholes, strict=True)):
+    for prompt, response, opening, whole in zip(prompts, responses, openings, wholes, strict=True):
         asked = [piece for turn in texts.messages(prompt, "user") if turn["role"] in ASKING for piece in _pieces(turn)]
         if not all(_says(opening, piece) for piece in asked):
             return Fault("lost in the chat template", "the chat template leaves words of the prompt out; change it")
@@ -50,13 +52,25 @@ def rewritten(
         if opening[:end] != whole[:end]:
             return Fault(
                 "prompt rewritten by the chat template",
-                f"the chat template writes the prompt otherwise where response {n} follows than where it is to be "
-                "written; change the template",
+                f"the chat template writes the prompt otherwise where {_quoted(response)} follows than "
+                "where an answer is to be written; change the template",
             )
         said = [piece for turn in texts.messages(response, "assistant") for piece in _pieces(turn)]
         if not all(_says(whole[end:], piece) for piece in said):
-            return Fault("lost in the chat template", f"the chat template leaves words of response {n} out; change it")
+            return Fault(
+                "lost in the chat template", f"the chat template leaves words of {_quoted(response)} out; change it"
+            )
     return None
+
+
+def called(text: Text, prompts: Sequence[Text]) -> str:
+    """What to call a text. Responses are shuffled before they come here, so that a number would mislead."""
+    return "the prompt" if any(text is prompt for prompt in prompts) else _quoted(text)
+
+
+def _quoted(response: Text) -> str:
+    words = texts.words(response)
+    return f"the response {json.dumps(words[:40])}{'...' * (len(words) > 40)}"
 
 
 def _without(words: str, special: tuple[str, ...]) -> str:

@@ -118,16 +118,15 @@ def prompts_of(datum: Datum) -> list[Text]:
 
 def broken_text(datum: Datum, special: tuple[str, ...] = ()) -> Unencodable | None:
     """What is wrong with a datum of which no tokenizer can read a text, or only ``special`` tokens."""
-    if (fault := faithful.empty(prompts_of(datum), datum.responses, special)) is not None:
+    prompts = prompts_of(datum)
+    if (fault := faithful.empty(prompts, datum.responses, special)) is not None:
         return Unencodable(datum, *fault)
-    prompts = {id(text): ("the prompt", text) for text in prompts_of(datum)}.values()
-    responses = ((f"response {n}", text) for n, text in enumerate(datum.responses))
-    for name, text in (*prompts, *responses):
+    for text in (*{id(prompt): prompt for prompt in prompts}.values(), *datum.responses):
         if not is_encodable(text):
             return Unencodable(
                 datum,
                 "half of a surrogate pair",
-                f"{name} holds half of a surrogate pair, which no tokenizer reads; mend the text",
+                f"{faithful.called(text, prompts)} holds half of a surrogate pair, which no tokenizer reads; mend the text",
             )
     return None
 

@@ -126,9 +126,11 @@ def _datum(row: Row, source: Source, ledger: Ledger, where: str) -> Datum:
 
 
 def _recognise(row: Row) -> Schema:
-    for schema in ALL_SCHEMAS:
-        if schema.columns <= row.columns:
-            return schema
+    # A table has the columns of all its rows in each, and null in those of other shapes.
+    for there in (row.stated, row.columns):
+        for schema in ALL_SCHEMAS:
+            if schema.columns <= there:
+                return schema
     known = "; ".join(f"{s.name} ({', '.join(sorted(s.columns))})" for s in ALL_SCHEMAS)
     raise BadRow(
         "unknown row shape",

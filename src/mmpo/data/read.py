@@ -227,6 +227,8 @@ def _csv(path: Path) -> Iterator[pa.Table]:
         pd.read_csv(path, chunksize=_MOST, keep_default_na=False, na_values=[""]) as frames,
     ):
         for frame in frames:
+            if len(frame.columns) == 1 and re.search(r"[;\t|]", str(frame.columns[0])):
+                raise UserError(f"{path}: has the one column {frame.columns[0]!r}; a .csv must be written with commas")
             table = pa.Table.from_pandas(frame, preserve_index=False)
             for field, column in zip(table.schema, table.columns, strict=True):
                 if column.null_count < len(column):

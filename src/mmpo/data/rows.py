@@ -87,6 +87,11 @@ class Row:
     def columns(self) -> set[str]:
         return set(self._raw)
 
+    @property
+    def stated(self) -> set[str]:
+        """The columns that hold something."""
+        return {name for name, value in self._raw.items() if value is not None}
+
     def has(self, *names: str) -> bool:
         return all(name in self._raw for name in names)
 

@@ -78,12 +78,27 @@ def common_string(a: str, b: str) -> int:
     Two answers may begin alike, so the common part is cut back to where the answer begins ("Assistant:" and the
     like), else to the last white space.
     """
-    n = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    n = _alike(a, b)
     marks = [m.end() for m in _ANSWER.finditer(a, 0, n)]
     if marks:
         return marks[-1]
-    spaces = [m.start() for m in re.finditer(r"\s+", a[:n])]
-    return spaces[-1] if spaces else 0
+    shared = a[:n]
+    if shared[-1:].isspace():
+        return len(shared.rstrip())
+    before, *last = shared.rsplit(None, 1)
+    return len(before) if last else 0
+
+
+def _alike(a: str, b: str) -> int:
+    """How many characters two strings have in common at their beginning, by halves: dialogues may be megabytes."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def cue(prompt: str) -> int:
