@@ -131,7 +131,7 @@ def test_all_bad_lines_are_dropped_and_counted(trained: Any, tmp_path: Path, cap
     report = json.loads((tmp_path / "report" / "report.json").read_text())["ledger"]
     assert code == 0 and {why: told["count"] for why, told in report["dropped"].items()} == reasons
     bad = sum(reasons.values())
-    assert f"{bad + len(BAD)} rows in, {len(BAD)} used" in out and f"{bad} of {bad + len(BAD)} rows dropped" in out
+    assert f"{bad + len(BAD)} rows in, {len(BAD)} used" in out
     code, out, _ = trained(path, on_bad_row="drop", max_bad_rows=bad)
     assert code == 0 and f"{bad} dropped" in out
     record = json.loads((tmp_path / "run" / "run.json").read_text())["data"]
@@ -198,7 +198,7 @@ def test_ids_that_stand_twice(tmp_path: Path, trained: Any) -> None:
     [
         ([], "holds no rows; give at least one"),
         ([{**GOOD, "scores": [1, 1]}] * 3, None),
-        ([{**GOOD, "responses": ["a", "a"]}] * 3, "no comparison is left|none of its|identical"),
+        ([{**GOOD, "responses": ["a", "a"]}] * 3, "no prompt has two different responses that were compared"),
         ([{"prompt": f"p{n}", "response": "a", "score": n} for n in range(3)], "the only response to its prompt"),
         ([GOOD], None),
     ],
@@ -209,7 +209,7 @@ def test_data_that_say_little(rows: Any, words: str | None, tmp_path: Path, trai
     path = rows_file(tmp_path, rows)
     code, _, said = trained(path)
     assert code == (0 if words is None else 2)
-    assert words is None or any(word in said for word in words.split("|"))
+    assert words is None or words in said
     code, _, said = run(capsys, "inspect", path, "--out", str(tmp_path / "report"))
     assert code == 0 or "holds no rows" in said or "none of its 3 rows can be used" in said
 

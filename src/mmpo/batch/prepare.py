@@ -123,6 +123,8 @@ def prepare(
     examples, told = _stored(way, data, workers) if isinstance(data, StoredData) else _held(way, data)
     told.cuts.check(on_bad_row)
     if not examples:
+        if not len(data):
+            raise UserError("nothing is left to train on: no prompt has two different responses that were compared")
         raise UserError(f"no data is left after tokenising {len(data)} prompts; {told.cuts.summary()}")
     return examples, told
 

@@ -123,11 +123,9 @@ def broken_text(datum: Datum, special: tuple[str, ...] = ()) -> Unencodable | No
         return Unencodable(datum, *fault)
     for text in (*{id(prompt): prompt for prompt in prompts}.values(), *datum.responses):
         if not is_encodable(text):
-            return Unencodable(
-                datum,
-                "half of a surrogate pair",
-                f"{faithful.called(text, prompts)} holds half of a surrogate pair, which no tokenizer reads; mend the text",
-            )
+            name = faithful.called(text, prompts)
+            message = f"{name} holds half of a surrogate pair, which no tokenizer reads; mend the text"
+            return Unencodable(datum, "half of a surrogate pair", message)
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -51,6 +52,10 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
+WRONG_PATH = {errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG}
+"""What is the matter with a path that the user gave, and not with the machine."""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line. Exit codes: 0 done, 2 the user's input is wrong, 1 anything else."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -75,6 +80,8 @@ def _run(whole: Callable[[], Any]) -> None:
     except KeyboardInterrupt:
         print("\nmmpo: stopped; the same command goes on from what was kept, if it keeps anything", file=sys.stderr)
         sys.exit(130)
-    except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
-        print(f"mmpo: {error.filename}: {error.strerror}; choose another path", file=sys.stderr)
+    except OSError as error:
+        if error.errno not in WRONG_PATH:
+            raise
+        print(f"mmpo: {plain(str(error.filename)[:200])}: {error.strerror}; choose another path", file=sys.stderr)
         sys.exit(2)

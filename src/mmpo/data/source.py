@@ -56,6 +56,8 @@ class Source:
         if not isinstance(self.ignore, list | tuple) or not all(isinstance(name, str) for name in self.ignore):
             raise UserError(f"{self.path}: ignore is {self.ignore!r}; give a list of columns")
         object.__setattr__(self, "ignore", tuple(self.ignore))
+        if "\0" in self.path:
+            raise UserError(f"{self.path!r} holds a NUL character, and no path does; take it out")
         if not 0 < self.weight < float("inf"):
             raise UserError(f"{self.path}: weight is {self.weight:g}; give a number above 0")
         if self.limit is not None and self.limit < 1:

@@ -85,8 +85,8 @@ def common_string(a: str, b: str) -> int:
     shared = a[:n]
     if shared[-1:].isspace():
         return len(shared.rstrip())
-    before, *last = shared.rsplit(None, 1)
-    return len(before) if last else 0
+    words = shared.rsplit(None, 1)
+    return len(words[0]) if len(words) == 2 else 0
 
 
 def _alike(a: str, b: str) -> int:
