@@ -90,7 +90,7 @@ def gather(
         None if method is None else Wanted.by(method),
         None if like is None else like.scale,
     )
-    if isinstance(sources, Sequence) and all(isinstance(item, Datum) for item in sources):
+    if isinstance(sources, list | tuple) and all(isinstance(item, Datum) for item in sources):
         return _in_memory(sources, shaping)
     return _on_disk(listed(sources, on_bad_row), shaping, on_bad_row, cache, workers or cores())
 

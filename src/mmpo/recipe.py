@@ -11,15 +11,17 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations, get_reporting_integration_callbacks
+from transformers.training_args import ParallelMode
 
 from mmpo.batch import Limits
 from mmpo.data import Source
 from mmpo.errors import OnBadRow, UserError, bad_row_rule, first_line, nearest
 from mmpo.evaluate.health.settings import Health
-from mmpo.keys import IDLE_KEYS, TRAINING_KEYS, Asked, check_together, checked, has_accelerator
+from mmpo.keys import IDLE_KEYS, TRAINING_KEYS, checked
 from mmpo.methods import CATALOGUE, build
 from mmpo.models.lora import check_lora
 from mmpo.needs import TEACHERS, check_reference, check_teachers
+from mmpo.partners import Asked, check_together, has_accelerator
 from mmpo.safe_yaml import read_yaml
 from mmpo.types import Method
 
@@ -73,6 +75,8 @@ class Recipe(BaseModel):
         health: how the run is watched beyond what is logged anyway.
         early_stopping_patience: training ends after so many evaluations in which ``metric_for_best_model`` gained no
             more than ``early_stopping_threshold``.
+        data_cache: folder of prepared data, shared between runs; default $MMPO_CACHE, else ~/.cache/mmpo.
+        data_workers: processes that prepare data; default: one for each core that this run may use.
         on_bad_row: ``error`` stops at the first bad row, ``drop`` leaves bad rows out and counts them.
         max_bad_rows: how many may be dropped, when loading and again when tokenising: a count, or a share below 1,
             rounded up. Default: 0.05.
@@ -105,6 +109,8 @@ class Recipe(BaseModel):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     disable_dropout: bool = True
     trust_remote_code: bool = Field(default=False, strict=True)
+    data_cache: str | None = None
+    data_workers: int | None = Field(default=None, ge=1)
     on_bad_row: Literal["error", "drop"] = "error"
     max_bad_rows: float | None = None
     training: dict[str, Any]
@@ -118,7 +124,10 @@ class Recipe(BaseModel):
     @classmethod
     def _listed(cls, value: Any) -> Any:
         items = value if isinstance(value, list) else [value]
-        return [item if isinstance(item, Source) else Source.parse(item) for item in items]
+        sources = [Source.parse(item) for item in items]
+        if any(source.feedback == "optional" for source in sources):
+            raise UserError("data: feedback: optional is for mmpo score; training needs feedback, so leave it out")
+        return sources
 
     @property
     def bad_rows(self) -> OnBadRow:
@@ -146,6 +155,11 @@ class Recipe(BaseModel):
             get_reporting_integration_callbacks(args.report_to)
         except (ValueError, TypeError, ImportError) as error:
             raise UserError(f"recipe: {first_line(error)}") from error
+        if args.fsdp and args.parallel_mode != ParallelMode.DISTRIBUTED:
+            raise UserError(
+                "recipe: fsdp divides a model among processes, and there is one; start it with accelerate launch or "
+                "torchrun, or leave fsdp out"
+            )
         for tracker in set(args.report_to) - set(get_available_reporting_integrations()) - {"flyte", "kubeflow"}:
             raise UserError(f"recipe: report_to names {tracker!r}, which is not installed; install it, or take it out")
         return args

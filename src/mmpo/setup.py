@@ -19,7 +19,7 @@ from mmpo.batch.stored import Held
 from mmpo.data import fit_gamma
 from mmpo.equip import reader_of, reference_kind
 from mmpo.errors import OnBadRow, UserError
-from mmpo.gather import Gathered, gather
+from mmpo.gather import Gathered, cores, gather
 from mmpo.loop import GradedTrainer
 from mmpo.models import Reference, cache_reference, packed
 from mmpo.models.committee import Committee, second_opinion
@@ -102,8 +102,17 @@ def from_recipe(recipe: Recipe) -> Setup:
     """Load, shape, tokenise and check all that a recipe names."""
     seed = int(recipe.training.get("seed", 42))
     set_seed(seed)
-    given = gather(recipe.data, recipe.shape, seed, recipe.bad_rows, method=recipe.parts)
-    held_out = gather(recipe.eval_data, recipe.shape, seed, recipe.bad_rows, like=given, method=recipe.parts)
+    ready = partial(
+        gather,
+        shape=recipe.shape,
+        seed=seed,
+        on_bad_row=recipe.bad_rows,
+        method=recipe.parts,
+        cache=recipe.data_cache,
+        workers=recipe.data_workers,
+    )
+    given = ready(recipe.data)
+    held_out = ready(recipe.eval_data, like=given)
     method, gamma = built(recipe.method, given.data)
     setup = bring_together(
         recipe.model,
@@ -123,6 +132,7 @@ def from_recipe(recipe: Recipe) -> Setup:
         disable_dropout=recipe.disable_dropout,
         trust_remote_code=recipe.trust_remote_code,
         on_bad_row=recipe.bad_rows,
+        data_workers=recipe.data_workers or cores(),
         offset=given.offset,
         args=recipe.arguments(),
     ).with_account(given, held_out)
@@ -156,7 +166,7 @@ def bring_together(
     disable_dropout: bool = True,
     trust_remote_code: bool = False,
     on_bad_row: OnBadRow = "error",
-    data_workers: int = 1,
+    data_workers: int | None = None,
     offset: bool = False,
     args: TrainingArguments | None = None,
 ) -> Setup:
@@ -181,7 +191,7 @@ def bring_together(
         dtype: of a model loaded by name; default float32.
         disable_dropout: so that policy and reference agree in training as in evaluation. A lora_dropout stays.
         trust_remote_code: whether code that comes with a model loaded by name may be run.
-        data_workers: processes that tokenise data that lie on disk.
+        data_workers: processes that tokenise data that lie on disk; default: the cores that this process may use.
         offset: the data state an additive margin, which the method must use.
         args: the device and the precision of the run; default: as the model stands.
     """
@@ -197,6 +207,8 @@ def bring_together(
     model = _model(model, tokenizer, method.task, dtype, trust_remote_code)
     if disable_dropout:
         without_dropout(model)
+    elif not has_dropout(model):
+        raise UserError("disable_dropout: false has no effect, since the model has no dropout; leave it out")
     if lora is not None:
         model = adapted(model, lora, method.task)
     if args is not None:
@@ -213,7 +225,7 @@ def bring_together(
         on_bad_row=on_bad_row,
         annotators=annotators,
         wanted=Wanted.by(method),
-        workers=data_workers,
+        workers=data_workers or cores(),
     )
     examples, told = ready(data)
     stated = check_needs(method, told.stated, offset)

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from mmpo.evaluate.health.probe import Gold
 from mmpo.evaluate.health.settings import Health
 from mmpo.evaluate.health.stopping import check_metric, patience
 from mmpo.evaluate.scoring import part_record
-from mmpo.gather import gather
+from mmpo.gather import cores, gather
 from mmpo.interrupts import asked_to_leave
 from mmpo.loop import GradedTrainer
 from mmpo.models.committee import Committee, save_committee
@@ -51,6 +52,8 @@ def train(
     callbacks: Sequence[TrainerCallback] = (),
     health: Health | None = None,
     gold: Gold | None = None,
+    data_cache: Path | str | None = None,
+    data_workers: int | None = None,
     **options: Any,
 ) -> GradedTrainer:
     """Train a policy or a reward model on graded feedback, and leave it in ``args.output_dir``.
@@ -64,19 +67,27 @@ def train(
         health: how the run is watched beyond what is logged anyway.
         gold: scores answers to prompts, where the policy's looks are to be held against something the training does not
             see; ``health.gold`` names a reward model instead.
+        data_cache, data_workers: the folder of prepared data, and how many processes prepare; see
+            ``mmpo.gather.gather``.
         options: further arguments of ``mmpo.setup.bring_together`` (tokenizer, lora, reference, limits ...).
 
     Raises:
         UserError: the data, the method and the model do not fit together; the message says how to mend it.
     """
     set_seed(args.seed)
-    shape, on_bad_row = shape or Shape(), options.get("on_bad_row", "error")
-    parts = methods.build(method) if isinstance(method, str) else method
-    given = gather(data, shape, args.seed, on_bad_row, method=parts)
-    held_out = gather(eval_data, shape, args.seed, on_bad_row, like=given, method=parts)
-    setup = bring_together(
-        model, method, given.data, held_out.data, offset=given.offset, args=args, **options
-    ).with_account(given, held_out)
+    ready = partial(
+        gather,
+        shape=shape or Shape(),
+        seed=args.seed,
+        on_bad_row=options.get("on_bad_row", "error"),
+        method=methods.build(method) if isinstance(method, str) else method,
+        cache=data_cache,
+        workers=data_workers,
+    )
+    given = ready(data)
+    held_out = ready(eval_data, like=given)
+    options |= {"offset": given.offset, "args": args, "data_workers": data_workers or cores()}
+    setup = bring_together(model, method, given.data, held_out.data, **options).with_account(given, held_out)
     identity = {
         **{key: setup.record[key] for key in IDENTITY},
         "arguments": json.loads(args.to_json_string()),
@@ -88,7 +99,8 @@ def train_recipe(recipe: Recipe, callbacks: Sequence[TrainerCallback] = (), gold
     """Train what a recipe says. Run again, it goes on from the last checkpoint. ``gold`` as in ``train``."""
     # How a step is laid out changes nothing but time and memory, so that a run may go on in smaller parts. A method
     # that compares the data of a micro-batch is the exception.
-    alike = {"layout", "reference_cache"} | (set() if recipe.parts.coupled else {"micro_batch_tokens"})
+    alike = {"layout", "reference_cache", "data_cache", "data_workers"}
+    alike |= set() if recipe.parts.coupled else {"micro_batch_tokens"}
     identity = recipe.model_dump(mode="json", exclude=alike)
     check_folder(recipe.output_dir, identity)
     args = recipe.arguments()
