@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+
+from mmpo.plan.rate import rate
 
 Row = tuple[int, Sequence[int]]
 """Tokens of a prompt, and tokens of each of its responses."""
@@ -57,27 +58,4 @@ def peak_flops(config: Any, dtype: torch.dtype, device: str, seconds: float = 0.
         (large, large, large),
         *((m, *kn) for m in (1024, 4096) for kn in ((h, i), (i, h), (h, config.vocab_size))),
     ]
-    return max(_rate(*product, dtype, device, seconds) for product in products)
-
-
-def _rate(m: int, k: int, n: int, dtype: torch.dtype, device: str, seconds: float) -> float:
-    a, b = torch.randn(m, k, device=device, dtype=dtype), torch.randn(k, n, device=device, dtype=dtype)
-    out = torch.empty(m, n, device=device, dtype=dtype)
-
-    def burst(times: int) -> float:
-        synchronize(device)
-        start = time.perf_counter()
-        for _ in range(times):
-            torch.mm(a, b, out=out)
-        synchronize(device)
-        return (time.perf_counter() - start) / times
-
-    once = min(burst(1) for _ in range(3))
-    times = max(1, round(seconds / 4 / once))
-    return 2 * m * k * n / min(burst(times) for _ in range(4))
-
-
-def synchronize(device: str) -> None:
-    """Wait until the device has done all it was asked."""
-    if device == "cuda":
-        torch.cuda.synchronize()
+    return max(rate(*product, dtype, device, seconds) for product in products)

@@ -38,14 +38,33 @@ def train(
 def doctor(
     context: typer.Context,
     recipe: Annotated[Path | None, typer.Argument(help="A YAML recipe; each key is also a flag.")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Memory and time instead, from a config alone.")] = False,
+    plan_gpus: Annotated[str | None, typer.Option(help="With --plan: numbers of GPUs, such as 1,2,8,64.")] = None,
+    plan_device: Annotated[
+        str | None, typer.Option(help="With --plan: a100-40, a100-80, h100, h200, l40s, 4090 or mi300x.")
+    ] = None,
+    plan_row: Annotated[
+        str | None, typer.Option(help="With --plan: lengths in tokens, 300+4x250 for prompts with four responses.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="With --plan: as JSON.")] = False,
 ) -> None:
-    """Run the self-tests of a recipe without training."""
+    """Run the self-tests of a recipe without training, or plan its memory and time."""
     from mmpo.recipe import read_recipe
+
+    path, flags = recipe_and_flags(recipe, context.args)
+    done = read_recipe(path, flags)
+    if plan:
+        from mmpo.plan.show import planned
+
+        print(planned(done, plan_gpus, plan_device, plan_row, as_json))
+        return
+    options = {"--plan-gpus": plan_gpus, "--plan-device": plan_device, "--plan-row": plan_row, "--json": as_json}
+    for option in (name for name, value in options.items() if value):
+        raise UserError(f"{option} would do nothing without --plan; add it")
     from mmpo.setup import from_recipe
     from mmpo.train import self_test
 
-    path, flags = recipe_and_flags(recipe, context.args)
-    setup = from_recipe(read_recipe(path, flags))
+    setup = from_recipe(done)
     print(f"{setup.method}\n{setup.method.equation}")
     self_test(setup)
 
