@@ -213,7 +213,7 @@ def _parquet(path: Path) -> Iterator[pa.Table]:
         groups = [file.metadata.row_group(n) for n in range(file.metadata.num_row_groups)]
         rows = _together(sum(group.total_byte_size for group in groups), file.metadata.num_rows)
         for batch in file.iter_batches(rows, use_threads=False):
-            yield pa.Table.from_batches([batch])
+            yield _sound(pa.Table.from_batches([batch]))
 
 
 def _csv(path: Path) -> Iterator[pa.Table]:
@@ -233,7 +233,13 @@ def _csv(path: Path) -> Iterator[pa.Table]:
             for field, column in zip(table.schema, table.columns, strict=True):
                 if column.null_count < len(column):
                     types.setdefault(field.name, field.type)
-            yield table.cast(pa.schema([(f.name, types.get(f.name, f.type)) for f in table.schema]))
+            yield _sound(table).cast(pa.schema([(f.name, types.get(f.name, f.type)) for f in table.schema]))
+
+
+def _sound(table: pa.Table) -> pa.Table:
+    if any("\0" in name for name in table.column_names):
+        raise ValueError("the name of a column holds a NUL character")
+    return table
 
 
 @contextmanager
