@@ -24,6 +24,7 @@ from mmpo.evaluate.health.signs import signs, told
 from mmpo.evaluate.running import Tally, Totals
 from mmpo.lasting import LastingTrainer
 from mmpo.models import packed
+from mmpo.partners import check_warmup
 from mmpo.state import MethodState
 from mmpo.types import Batch, Evidence, Method, Outcome, Reader, Reading
 
@@ -253,6 +254,10 @@ class GradedTrainer(LastingTrainer):
         # A reader of several models gives the rows of each.
         evidence = batch.evidence.repeat(len(reading.mask) // len(batch))
         return replace(evidence, memory=self.method_state.memory), reading
+
+    def create_scheduler(self, num_training_steps: int, *given: Any, **further: Any) -> Any:
+        check_warmup(self.args.warmup_steps, num_training_steps)
+        return super().create_scheduler(num_training_steps, *given, **further)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The Trainer's, which trains the heads of the method as well."""

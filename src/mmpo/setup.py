@@ -27,6 +27,7 @@ from mmpo.models.load import (
     as_policy,
     as_reward_model,
     check_length,
+    has_dropout,
     load_policy,
     load_reward_model,
     load_tokenizer,

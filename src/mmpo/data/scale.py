@@ -24,7 +24,7 @@ def rescale(data: Iterable[Datum], how: str, like: Iterable[Datum] | None = None
     as the training data are; by default that of the data themselves.
 
     Raises:
-        UserError: another name, or a logit of what is no probability.
+        UserError: another name, a logit of what is no probability, or no grades to measure a scale by.
     """
     data = list(data)
     scale = Scale.of(how, *(numbers_of(data if like is None else like) if how in Scale.FITTED else ((), ())))
@@ -47,6 +47,8 @@ class Scale:
         """The scale for data with these grades and stated gaps. Raises UserError as ``rescale`` does."""
         if how not in (known := ("log1p", *cls.FITTED)):
             raise UserError(f"rescale: {how!r} is unknown. {nearest(how, known)}")
+        if how in cls.FITTED and not grades and not gaps:
+            raise UserError("rescale changes grades, and the data have none; leave it out")
         if how == "logit" and (gaps or not grades or min(grades) < 0 or max(grades) > 1):
             raise UserError("rescale: logit is for grades that are probabilities between 0 and 1; use log1p or zscore")
         centre, unit = 0.0, 1.0

@@ -23,6 +23,7 @@ IDLE_LORA = {
     "revision": "model names the base",
     "fan_in_fan_out": "each layer says by itself how its weights lie",
     "bias": "trained biases stay when the adapter is switched off, so that the reference would move",
+    "lora_bias": "the biases of an adapter cannot be merged into layers that have none",
     "layer_replication": "the model would have other layers than the one it starts from",
     "megatron_config": "models of Megatron are not read here",
     "megatron_core": "models of Megatron are not read here",
