@@ -85,7 +85,7 @@ class Collator:
         return 0 if self.frame is None else len(self.frame.head + self.frame.middle + self.frame.tail)
 
     def chunks(
-        self, examples: Sequence[Example], tokens: int = READ_TOKENS, among: Sequence[int] | None = None
+        self, examples: Sequence[Example], tokens: int = READ_TOKENS, *, among: Sequence[int] | None = None
     ) -> list[list[int]]:
         """Indices of the examples in groups of like size, each of at most ``tokens`` tokens, or one example; with
         ``among`` of these alone."""

@@ -6,7 +6,7 @@ import json
 import multiprocessing
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from functools import partial
@@ -15,9 +15,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
 
+import numpy as np
 import pyarrow as pa
 import tokenizers
 import transformers
+from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from mmpo.batch.counts import Stated
@@ -33,8 +35,8 @@ from mmpo.types import Datum
 FORMAT = 1
 """Of what is kept: another one where examples look otherwise, or the same data become other examples."""
 
-_ROWS = 4096
-"""Data of a piece."""
+_ROWS, _BYTES = 4096, 1 << 24
+"""Data of a piece at most, and their bytes (or one datum)."""
 
 
 @dataclass
@@ -149,14 +151,25 @@ def _stored(way: Preparing, data: StoredData, workers: int) -> tuple[StoredExamp
 
 def _made(way: Preparing, data: StoredData, workers: int, folder: Path) -> dict[str, Any]:
     """The examples on disk, piece by piece, and their account."""
-    tasks = [(start, min(start + _ROWS, len(data))) for start in range(0, len(data), _ROWS)]
     told, rows = Told.under(way.limits), []
-    for summary in in_pieces(tasks, partial(_piece, way, data), folder, workers, "tokenising", len(data)):
+    for summary in in_pieces(_tasks(data.sizes), partial(_piece, way, data), folder, workers, "tokenising", len(data)):
         told += Told.of(summary)
         rows.append(summary["examples"])
     known = {"rows": rows, **told.as_dict()}
     finish(folder, known)
     return known
+
+
+def _tasks(sizes: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """The data from one number to another, for each piece."""
+    ends = sizes.cumsum()
+    start = 0
+    while start < len(sizes):
+        before = ends[start - 1] if start else 0
+        stop = int(np.searchsorted(ends, before + _BYTES, side="right"))
+        stop = min(max(stop, start + 1), start + _ROWS, len(sizes))
+        yield start, stop
+        start = stop
 
 
 def _piece(way: Preparing, data: StoredData, task: tuple[int, int], path: Path) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from itertools import accumulate, chain, pairwise
+from math import prod
 from pathlib import Path
 from typing import Any, overload
 
@@ -54,6 +55,9 @@ COLUMNS: dict[str, Any] = {
 }
 
 
+SHARED = 4096
+"""Numbers of the largest constant tensor that examples share."""
+
 # ---------------------------------------------------------------------------------------------- one example
 
 
@@ -70,8 +74,8 @@ def flat(example: Example) -> dict[str, NDArray[Any]]:
         "marks": list(map(len, encoded.marks)),
         "marked": list(chain(*encoded.marks)),
         "roles": _role_codes(encoded.id, said.roles),
-        "quality": said.quality,
-        "weight": said.weight,
+        "quality": _unless(said.quality, torch.nan),
+        "weight": _unless(said.weight, 0.0),
         "votes": _unless(said.votes, 0.0),
         "stated": _unless(said.stated, torch.nan),
         "contrasts": said.contrasts,
@@ -81,10 +85,10 @@ def flat(example: Example) -> dict[str, NDArray[Any]]:
     if people is not None:
         values |= {
             "who": people.who,
-            "who_quality": people.quality,
+            "who_quality": _unless(people.quality, torch.nan),
             "who_votes": _unless(people.votes, 0.0),
             "who_stated": _unless(people.stated, torch.nan),
-            "who_weight": people.weight,
+            "who_weight": _unless(people.weight, 0.0),
         }
     return {name: np.asarray(value, COLUMNS[name]).reshape(-1) for name, value in values.items() if value is not None}
 
@@ -132,33 +136,44 @@ def _evidence(at: Flat) -> Evidence:
     k = len(at["lengths"]) - 1
     square = (1, k, k)
 
-    def found(column: str, shape: tuple[int, ...], fill: float | None = None) -> Any:
-        if column in at:
-            return torch.from_numpy(at[column].copy()).view(shape)
-        return None if fill is None else torch.full(shape, fill)
+    def found(column: str, *shape: int) -> Tensor | None:
+        return torch.from_numpy(at[column].copy()).view(shape) if column in at else None
 
-    people = None
-    if "who" in at:
-        a = len(at["who"])
-        people = People(
-            torch.from_numpy(at["who"].astype(np.int64))[None],
-            found("who_quality", (1, a, k)),
-            found("who_votes", (1, a, k, k), 0.0),
-            found("who_stated", (1, a, k, k), torch.nan),
-            found("who_weight", (1, a, k, k)),
-        )
+    def said(column: str, fill: float, *shape: int) -> Tensor:
+        values = found(column, *shape)
+        return _constant(fill, shape) if values is None else values
+
     return Evidence(
-        mask=torch.ones(1, k, dtype=torch.bool),
-        quality=found("quality", (1, k)),
-        stated=found("stated", square, torch.nan),
-        votes=found("votes", square, 0.0),
-        weight=found("weight", square),
-        people=people,
+        mask=_constant(True, (1, k)),
+        quality=said("quality", torch.nan, 1, k),
+        stated=said("stated", torch.nan, *square),
+        votes=said("votes", 0.0, *square),
+        weight=said("weight", 0.0, *square),
+        people=_people(at, k, said) if "who" in at else None,
         roles=_roles(at["roles"]) if "roles" in at else {},
-        contrasts=found("contrasts", (1, -1, k)),
-        contrast_p=found("contrast_p", (1, -1)),
-        contrast_weight=found("contrast_weight", (1, -1)),
+        contrasts=found("contrasts", 1, -1, k),
+        contrast_p=found("contrast_p", 1, -1),
+        contrast_weight=found("contrast_weight", 1, -1),
     )
+
+
+def _people(at: Flat, k: int, said: Callable[..., Tensor]) -> People:
+    a = len(at["who"])
+    return People(
+        torch.from_numpy(at["who"].astype(np.int64))[None],
+        said("who_quality", torch.nan, 1, a, k),
+        said("who_votes", 0.0, 1, a, k, k),
+        said("who_stated", torch.nan, 1, a, k, k),
+        said("who_weight", 0.0, 1, a, k, k),
+    )
+
+
+def _constant(value: float | bool, shape: tuple[int, ...]) -> Tensor:
+    """Nobody writes into evidence, so that one such tensor serves all examples."""
+    return _full(value, shape) if prod(shape) <= SHARED else torch.full(shape, value)
+
+
+_full = lru_cache(256, typed=True)(lambda value, shape: torch.full(shape, value))
 
 
 def _roles(codes: NDArray[np.int8]) -> dict[str, Tensor]:
