@@ -57,10 +57,9 @@ class Numbers:
         for ids, told in self.seen:
             for name, value in told.items():
                 # Of several models read at once, the rows stand one model after the other.
-                rows = (~value.isfinite()).view(-1, len(ids), *value.shape[1:]).flatten(2).any(-1).any(0)
-                for n in rows.nonzero().flatten().tolist():
-                    one = value.view(-1, len(ids), *value.shape[1:])[:, n]
-                    found.setdefault(ids[n], []).append(f"{name} {one[~one.isfinite()][0].item()}")
+                each = value.reshape(-1, len(ids), value[0].numel()).transpose(0, 1).flatten(1)
+                for n in (~each.isfinite()).any(-1).nonzero().flatten().tolist():
+                    found.setdefault(ids[n], []).append(f"{name} {each[n][~each[n].isfinite()][0].item()}")
         return found
 
     def ids(self) -> list[str]:

@@ -38,25 +38,33 @@ class LastingTrainer(transformers.Trainer):
         trackers_lost: why each tracker was left out, by name.
     """
 
+    control: TrainerControl
+
     def __init__(self, model: Any, args: TrainingArguments, **further: Any) -> None:
         super().__init__(model=model, args=args, **further)
         self.tallies = {"train": Tally(), "eval": Tally()}
         self.numbers = {"train": Numbers(), "eval": Numbers()}
         self.asked_to_leave = self.leaving = self._skipped = 0
         self._saved: int | None = None
+        self._resumed: str | None = None
         self.evaluating = False
         self.trackers_lost: dict[str, str] = {}
         outlive(self.callback_handler.callbacks, self.trackers_lost)
         self._window = _Window(self)
         self.add_callback(self._window)
 
-    def train(self, *given: Any, **further: Any) -> Any:
+    def train(self, resume_from_checkpoint: Any = None, *given: Any, **further: Any) -> Any:
+        self._resumed = resume_from_checkpoint
+        args = self.args
+        was = args.logging_nan_inf_filter, args.eval_on_start
         # The Trainer would hide what is not finite, and wait for the device twice a step to do so.
-        was, self.args.logging_nan_inf_filter = self.args.logging_nan_inf_filter, False
+        args.logging_nan_inf_filter = False
+        # Where the run goes on, its start has been evaluated.
+        args.eval_on_start = args.eval_on_start and resume_from_checkpoint is None
         try:
-            return super().train(*given, **further)
+            return super().train(resume_from_checkpoint, *given, **further)
         finally:
-            self.args.logging_nan_inf_filter = was
+            args.logging_nan_inf_filter, args.eval_on_start = was
 
     # ------------------------------------------------------------------------------------------ checkpoints
 
@@ -93,10 +101,29 @@ class LastingTrainer(transformers.Trainer):
         super()._load_best_model()
 
     def _run_epoch(self, **further: Any) -> None:
+        if self._end_epoch(further["start_time"], further["resume_from_checkpoint"]):
+            # The random numbers have been taken up, and used since.
+            further["resume_from_checkpoint"] = None
         # A run that was killed after its last step has none left to take.
         if self.state.global_step < self.state.max_steps and not self.control.should_training_stop:
             super()._run_epoch(**further)
             self._leave()
+
+    def _finalize_training(self, trial: Any, num_train_samples: int, start_time: float) -> Any:
+        self._end_epoch(start_time, self._resumed)
+        return super()._finalize_training(trial, num_train_samples, start_time)
+
+    def _end_epoch(self, start_time: float, checkpoint: str | None) -> bool:
+        """Do what was due at the end of an epoch, where the run was killed between its last checkpoint and that.
+
+        Returns whether there was anything.
+        """
+        owed, self._window.owed = self._window.owed, False
+        if owed:
+            self._load_rng_state(checkpoint)
+            self.control = self.callback_handler.on_epoch_end(self.args, self.state, self.control)
+            self._maybe_log_save_evaluate(self._tr_loss, None, self.model_wrapped, None, 0, None, start_time)
+        return owed
 
     def _maybe_log_save_evaluate(self, *given: Any, **further: Any) -> None:
         super()._maybe_log_save_evaluate(*given, **further)
@@ -193,11 +220,15 @@ class LastingTrainer(transformers.Trainer):
 
 
 class _Window(TrainerCallback, ExportableState):
-    """Keeps in a checkpoint what has not been logged yet, so that the log too goes on as if nothing had happened."""
+    """Keeps in a checkpoint what has not been logged yet, so that the log too goes on as if nothing had happened.
+
+    ``owed`` says that the run goes on from the last step of an epoch, of which the end is still to come.
+    """
 
     def __init__(self, trainer: LastingTrainer) -> None:
         self._trainer = trainer
         self._kept: dict[str, Any] = {}
+        self._ended = self.owed = False
 
     def state(self) -> dict[str, Any]:
         return {"args": {}, "attributes": self._kept}
@@ -209,12 +240,20 @@ class _Window(TrainerCallback, ExportableState):
         own = [(names, table.cpu()) for names, table in trainer.tallies["train"].sums.items()]
         for names, table in gather_object(own):
             sums[names] = sums[names] + table if names in sums else table
+        whole = float(trainer.state.epoch or 0.5).is_integer()
         self._kept = {
             "loss": nested_gather(trainer._tr_loss, trainer.args.parallel_mode).mean().item(),
             "total": trainer._total_loss_scalar,
             "since": trainer._globalstep_last_logged,
+            "owed": not self._ended and (whole or trainer.control.should_training_stop),
             "sums": [[list(names), table.tolist()] for names, table in sums.items()],
         }
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **further: Any) -> None:
+        self._ended = False
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **further: Any) -> None:
+        self._ended = True
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **further: Any
@@ -231,6 +270,7 @@ class _Window(TrainerCallback, ExportableState):
         trainer, device = self._trainer, self._trainer.args.device
         trainer._tr_loss = torch.tensor(kept["loss"], device=device)
         trainer._total_loss_scalar, trainer._globalstep_last_logged = kept["total"], kept["since"]
+        self.owed = kept["owed"]
         # The sums are those of all processes together.
         sums = {tuple(names): torch.tensor(table, device=device) for names, table in kept["sums"]}
         trainer.tallies["train"].sums = sums if first else {}
