@@ -5,6 +5,7 @@ What of the Trainer's work has to hold whatever is trained; ``loop`` puts the me
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -63,6 +64,11 @@ class LastingTrainer(transformers.Trainer):
         args.eval_on_start = args.eval_on_start and resume_from_checkpoint is None
         try:
             return super().train(resume_from_checkpoint, *given, **further)
+        except pickle.UnpicklingError as error:
+            raise UserError(
+                f"{resume_from_checkpoint}: one of its files holds more than numbers, and reading it could run code; "
+                "move that checkpoint away, and the same command goes on from the one before"
+            ) from error
         finally:
             args.logging_nan_inf_filter, args.eval_on_start = was
 

@@ -153,7 +153,8 @@ def next_steps(report: Report) -> list[str]:
         out.append("mend the dropped rows, or train with on_bad_row: drop")
     if report["overlap"] and report["overlap"]["shared"]:
         out.append("take the shared prompts out of one side before you believe an evaluation")
-    if _cut(report["truncation"]):
+    # Where no prompt can be used at all, no length would mend it.
+    if _cut(report["truncation"]) and report["truncation"]["prompt_tokens"]:
         whole = report["truncation"]["prompt_tokens"]["99"] + report["truncation"]["response_tokens"]["99"]
         out.append(f"raise max_length; the 99th percentiles of prompt and response add up to {whole:.0f} tokens")
     return [*out, _method(gamma, size), *_beside(report["beside"])]
