@@ -11,25 +11,24 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from torch.nn import ModuleDict, Parameter
-from torch.utils.data import DataLoader
 from transformers import TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from mmpo.allocator import keep_freed_memory
 from mmpo.batch import Collator, Example
 from mmpo.batch.collate import micro_batch_tokens
-from mmpo.batch.deal import Deal
 from mmpo.errors import UserError
 from mmpo.evaluate.health.signs import signs, told
 from mmpo.evaluate.running import Tally, Totals
-from mmpo.lasting import LastingTrainer
 from mmpo.models import packed
+from mmpo.models.divided import divide_frozen
 from mmpo.partners import check_warmup
+from mmpo.sharing import SharingTrainer
 from mmpo.state import MethodState
 from mmpo.types import Batch, Evidence, Method, Outcome, Reader, Reading
 
 
-class GradedTrainer(LastingTrainer):
+class GradedTrainer(SharingTrainer):
     """The Trainer on graded feedback. ``per_device_train_batch_size`` counts prompts.
 
     A batch comes as micro-batches of a few thousand tokens. They are read and differentiated one after the other; the
@@ -67,11 +66,6 @@ class GradedTrainer(LastingTrainer):
             raise UserError("hub_token would be saved in every checkpoint; set HF_TOKEN in the environment instead")
         if args.label_smoothing_factor:
             raise UserError("label_smoothing_factor has no effect here; take method cdpo, whose eps smooths labels")
-        if args.train_sampling_strategy not in ("random", "sequential"):
-            raise UserError(
-                f"train_sampling_strategy is {args.train_sampling_strategy!r}, but the prompts of a step are dealt by "
-                "their tokens anyway; take random or sequential"
-            )
         if args.device.type == "cpu":
             keep_freed_memory()
         backend = args.torch_compile_backend
@@ -92,60 +86,18 @@ class GradedTrainer(LastingTrainer):
         self.method, self.reader = method, reader
         self.method_state = MethodState(method, getattr(reader, "heads", ModuleDict()), people, args.device)
         more = len(self.method_state.heads) or method.ahead or "peer" in method.needs
-        if more and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+        if more and self.divided:
             raise UserError("this method trains more than the model, which FSDP and DeepSpeed cannot divide; use DDP")
         if method.ahead and (args.world_size > 1 or args.gradient_accumulation_steps > 1):
             raise UserError(
                 "this method looks a step ahead, for which it must see the whole step at once; take one process and "
                 "gradient_accumulation_steps: 1 (micro_batch_tokens bounds the memory)"
             )
+        divide_frozen(reader, self.accelerator)
         self.further: list[Callable[[], dict[str, float]]] = []
         """Further measures of every evaluation; all processes ask them alike."""
         # compute_loss divides by the prompts of the whole step itself. Earlier releases of transformers ask the latter.
         self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = True
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Deal:
-        """Several processes share the prompts that one process would take for a step."""
-        args = self.args
-        seed = args.seed if args.data_seed is None else args.data_seed
-        return self._dealt(
-            self.train_dataset if train_dataset is None else train_dataset,
-            self._train_batch_size,
-            parts=args.gradient_accumulation_steps,
-            seed=None if args.train_sampling_strategy == "sequential" else seed,
-            drop_last=args.dataloader_drop_last,
-        )
-
-    def _get_eval_sampler(self, eval_dataset: Any) -> Deal:
-        return self._dealt(eval_dataset, self.args.eval_batch_size)
-
-    def _dealt(self, examples: Sequence[Example], per_process: int, parts: int = 1, **how: Any) -> Deal:
-        processes = self.args.world_size
-        return Deal(
-            self.data_collator.costs(examples),
-            per_process * parts * processes,
-            processes=processes,
-            process=self.args.process_index,
-            parts=parts,
-            **how,
-        )
-
-    def get_train_dataloader(self) -> DataLoader[Any]:
-        loader = super().get_train_dataloader()
-        shard: Any = getattr(loader, "batch_sampler", None)
-        inner = getattr(shard, "batch_sampler", None)
-        if isinstance(inner, Deal):
-            # What accelerate puts round it for several processes has to pass the epoch on, too.
-            shard.sampler = inner
-        return loader
-
-    def get_batch_samples(
-        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
-    ) -> tuple[list[Any], int]:
-        """The batches of a step, and how many prompts they hold on all processes."""
-        samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        own = sum(len(batch) for inputs in samples for batch in inputs["batch"])
-        return samples, int(self.accelerator.reduce(torch.tensor(own, device=self.args.device), "sum"))
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """Forward and backward of each micro-batch; gradients are exchanged with the last one."""
@@ -191,34 +143,10 @@ class GradedTrainer(LastingTrainer):
                 for parameter, home in zip(weights, where, strict=True):
                     parameter.copy_(home)
 
-    @contextmanager
-    def _more_to_come(self, model: Any) -> Iterator[None]:
-        state = self.accelerator.gradient_state
-        was = state.sync_gradients
-        state._set_sync_gradients(False)
-        try:
-            with self.accelerator.no_sync(model):
-                yield
-        finally:
-            state._set_sync_gradients(was)
-
     @staticmethod
     def _parts(inputs: dict[str, Any]) -> list[dict[str, Any]]:
         """One micro-batch each, in the form that ``compute_loss`` takes."""
         return [{"batch": batch, "counts": True} for batch in inputs["batch"]]
-
-    def _as_many_everywhere(self, parts: list[dict[str, Any]], least: int = 0) -> list[dict[str, Any]]:
-        """Where weights are gathered for every forward, all processes must run the model equally often.
-
-        What is missing is a prompt that is read once more, and does not count.
-        """
-        most = max(least, len(parts))
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            most = int(self.accelerator.gather(torch.tensor([most], device=self.args.device)).max())
-        if most == len(parts):
-            return parts
-        again = parts[-1]["batch"] if parts else self.data_collator.batch([self.train_dataset[0]])
-        return parts + [{"batch": again, "counts": False}] * (most - len(parts))
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

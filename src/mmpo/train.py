@@ -31,6 +31,7 @@ from mmpo.loop import GradedTrainer
 from mmpo.models.committee import Committee, save_committee
 from mmpo.models.save import save
 from mmpo.models.store import weights_digest
+from mmpo.processes import accounted_for
 from mmpo.provenance import peak_memory, saved_weights, surroundings
 from mmpo.recipe import Recipe, Shape
 from mmpo.record import STOPPED, check_folder, open_record, usage, write_card, write_memory, write_record
@@ -41,6 +42,7 @@ IDENTITY = ("base_model", "method", "reference", "teachers", "lora", "limits", "
 """The entries of a run's record that make it this run, beside its arguments."""
 
 
+@accounted_for()
 def train(
     model: Any,
     method: Method | str,
@@ -95,6 +97,7 @@ def train(
     return fit(setup, args, identity, callbacks, watch_over(setup, health or Health(), gold))
 
 
+@accounted_for()
 def train_recipe(recipe: Recipe, callbacks: Sequence[TrainerCallback] = (), gold: Gold | None = None) -> GradedTrainer:
     """Train what a recipe says. Run again, it goes on from the last checkpoint. ``gold`` as in ``train``."""
     # How a step is laid out changes nothing but time and memory, so that a run may go on in smaller parts. A method
@@ -178,14 +181,9 @@ def fit(
 def _save(trainer: GradedTrainer, setup: Setup, folder: Path) -> None:
     """The trained model into the folder of its run, which no half of it is seen in."""
     draft = folder / "unfinished"
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-        # Sharded weights are gathered by the Trainer, on all processes; an adapter is saved as it is.
-        trainer.save_model(str(draft))
-        trainer.accelerator.wait_for_everyone()
-    elif trainer.args.should_save:
-        trained = trainer.accelerator.unwrap_model(trainer.model)
-        (save_committee if isinstance(trained, Committee) else save)(trained, setup.tokenizer, draft)
+    trained = trainer.whole()
     if trainer.args.should_save:
+        (save_committee if isinstance(trained, Committee) else save)(trained, setup.tokenizer, draft)
         for path in draft.iterdir():
             if (folder / path.name).is_dir():
                 shutil.rmtree(folder / path.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -72,10 +73,10 @@ def _run(whole: Callable[[], Any]) -> None:
     try:
         whole()
     except UserError as error:
-        print(f"mmpo: {error}", file=sys.stderr)
+        _say_once(f"mmpo: {error}")
         sys.exit(2)
     except GoneBad as error:
-        print(f"mmpo: {error}", file=sys.stderr)
+        _say_once(f"mmpo: {error}")
         sys.exit(1)
     except KeyboardInterrupt:
         print("\nmmpo: stopped; the same command goes on from what was kept, if it keeps anything", file=sys.stderr)
@@ -85,3 +86,11 @@ def _run(whole: Callable[[], Any]) -> None:
             raise
         print(f"mmpo: {plain(str(error.filename)[:200])}: {error.strerror}; choose another path", file=sys.stderr)
         sys.exit(2)
+
+
+def _say_once(line: str) -> None:
+    """Say why this process leaves. Of several that are about to say the same the first does, and its launcher ends the
+    others; what only another one has met it says itself, a little later."""
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(3)
+    print(line, file=sys.stderr, flush=True)
