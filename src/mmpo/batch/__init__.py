@@ -3,7 +3,7 @@
 from mmpo.batch.collate import Collator
 from mmpo.batch.counts import Stated
 from mmpo.batch.example import Example
-from mmpo.batch.prepare import prepare
+from mmpo.batch.preparing import prepare
 from mmpo.batch.statements import annotator_names, evidence
 from mmpo.batch.stored import StoredExamples
 from mmpo.batch.tokenize import Cuts, Encoded, Limits, encode_all, encoder

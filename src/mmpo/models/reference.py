@@ -92,7 +92,7 @@ def cache_reference(
     for at, values in _read(model, examples, missing, collator, store):
         logps[at] = values
     _check(examples, logps)
-    if beside is not None and not beside.exists() and PartialState().is_main_process:
+    if beside is not None and PartialState().is_main_process and _whole(beside, len(logps)) is None:
         _keep(beside, logps)
     return examples.with_reference(logps), int(examples.sizes.k[missing].sum())
 
@@ -111,8 +111,7 @@ def _by_the_first(ask: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]
 
 def _known(examples: StoredExamples, store: ReferenceStore | None, beside: Path | None) -> NDArray[np.float32]:
     """The log-prob of each response, one example after the other, NaN where nobody knows it."""
-    if beside is not None and beside.exists():
-        found: NDArray[np.float32] = np.load(beside, allow_pickle=False)
+    if beside is not None and (found := _whole(beside, int(examples.starts[-1]))) is not None:
         return found
     logps = np.full(examples.starts[-1], np.nan, np.float32)
     if store is None or not store.holds_any():
@@ -125,6 +124,15 @@ def _known(examples: StoredExamples, store: ReferenceStore | None, beside: Path 
     return logps
 
 
+def _whole(path: Path, n: int) -> NDArray[np.float32] | None:
+    """The ``n`` log-probs of a file; None where it is not there or damaged, for they can be found again."""
+    try:
+        found: NDArray[np.float32] = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return found if found.shape == (n,) and found.dtype == np.float32 and np.isfinite(found).all() else None
+
+
 def keys_of(encoded: Encoded) -> list[bytes]:
     """What the store knows each response of a datum by."""
     return [sequence_key(*encoded.parted(i)) for i in range(len(encoded.responses))]
@@ -133,7 +141,7 @@ def keys_of(encoded: Encoded) -> list[bytes]:
 @torch.no_grad()
 def _read(
     model: Any, examples: StoredExamples, missing: Sequence[int], collator: Collator, store: ReferenceStore | None
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """The log-probs of these examples, read by all processes together: for each process, places and values."""
     reference: Reference = AdapterOff() if hasattr(model, "disable_adapter") else FrozenCopy(model)
     device = next(model.parameters()).device
@@ -152,7 +160,8 @@ def _read(
         at += [np.arange(*examples.starts[n : n + 2]) for n in rows]
         values += found
     model.train(was_training)
-    yield from gather_object([(np.concatenate(at), np.concatenate(values).astype(np.float32))])
+    found_by: list[Any] = gather_object([(np.concatenate(at), np.concatenate(values))])
+    return found_by
 
 
 def _check(examples: StoredExamples, logps: NDArray[np.float32]) -> None:
