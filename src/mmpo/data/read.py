@@ -23,6 +23,9 @@ from mmpo.errors import UserError, first_line
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
 _HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 
+_FEATURES = b"huggingface"
+"""Where a table keeps what ``datasets`` knows of its columns."""
+
 CHUNK = 1 << 22
 """Bytes of a chunk, and a row more. What is kept of data on disk depends on it."""
 
@@ -183,11 +186,29 @@ class _Table:
     def rows(self) -> Numbered:
         from datasets import Dataset
 
-        table = pa.ipc.open_stream(self.stream).read_all()
+        table = _unopened(pa.ipc.open_stream(self.stream).read_all())
         # The data set decodes what it says of its columns; the fingerprint saves it from hashing them.
         columns = Dataset(table, fingerprint="chunk")[:]
         for n, row in enumerate(zip(*columns.values(), strict=True), self.first):
             yield n, dict(zip(columns, row, strict=True))
+
+
+def _unopened(table: pa.Table) -> pa.Table:
+    """The table without leave to open the files and addresses that a column of pictures or sound names."""
+
+    def closed(said: Any) -> Any:
+        if isinstance(said, list):
+            return [closed(one) for one in said]
+        if not isinstance(said, dict):
+            return said
+        kind = said.get("_type")
+        media = isinstance(kind, str) and kind != "Json"  # which is text, and opens nothing
+        return {key: closed(value) for key, value in said.items()} | ({"decode": False} if media else {})
+
+    said = (table.schema.metadata or {}).get(_FEATURES)
+    if said is None:
+        return table
+    return table.replace_schema_metadata({**table.schema.metadata, _FEATURES: json.dumps(closed(json.loads(said)))})
 
 
 def _tables(tables: Iterable[pa.Table]) -> Iterator[Chunk]:
