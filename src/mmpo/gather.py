@@ -18,6 +18,7 @@ from mmpo import __version__
 from mmpo.batch import annotator_names
 from mmpo.data import cap_pairs, cap_responses, shuffle_responses, spread, texts
 from mmpo.data.collect import Drawn, Whole, collect
+from mmpo.data.digests import digest, joined
 from mmpo.data.ledger import Ledger, in_words
 from mmpo.data.load import listed
 from mmpo.data.merge import merged_groups
@@ -25,7 +26,7 @@ from mmpo.data.piecewise import by_prompt, parse_source
 from mmpo.data.read import content, stamp
 from mmpo.data.scale import Scale, numbers_of, rescaled
 from mmpo.data.source import Source
-from mmpo.data.stored import ORDER, StoredData, digest, encode
+from mmpo.data.stored import ORDER, StoredData, encode
 from mmpo.errors import OnBadRow, UserError
 from mmpo.needs import Wanted
 from mmpo.pieces import Pieces, account, blobs, finish, in_pieces, kept, numbers, on_disk, write_piece
@@ -292,7 +293,7 @@ def _prepare(drawn: Drawn, parsed: Sequence[StoredData], shaping: Shaping, which
     columns = {
         "datum": blobs(lines),
         "place": numbers(which[np.array([n for n, _ in out], np.int64)]),
-        "digest": numbers(np.frombuffer(b"".join(map(digest, lines)), "V16")),
+        "digest": numbers(joined(b"".join(map(digest, lines)))),
     }
     write_piece(path, columns)
     return {"rows": len(out), "counts": counts, "people": list(annotator_names(data))}

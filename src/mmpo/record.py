@@ -12,7 +12,8 @@ from torch import Tensor
 
 from mmpo import markdown
 from mmpo.batch.tokenize import pair_frame
-from mmpo.data.stored import StoredData, digest, encode
+from mmpo.data.digests import digest
+from mmpo.data.stored import StoredData, encode
 from mmpo.errors import UserError
 from mmpo.files import write_whole
 from mmpo.provenance import versions

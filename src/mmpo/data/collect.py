@@ -8,13 +8,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from hashlib import blake2b
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmpo.data import texts
+from mmpo.data.digests import Digests, digest, firsts, joined
 from mmpo.data.ledger import Ledger
 from mmpo.data.parse import nothing
 from mmpo.data.source import Source
@@ -22,24 +21,6 @@ from mmpo.errors import UserError
 from mmpo.types import Datum
 
 Whole = NDArray[np.int64]
-Digests = NDArray[Any]
-"""[n] of 16 bytes each, of dtype V16."""
-
-
-def digest(text: str) -> bytes:
-    """16 bytes that stand for exactly this text."""
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
-def firsts(digests: Digests) -> Whole:
-    """For each of n digests where the same one stands first, [n]."""
-    halves = digests.view("<u8").reshape(-1, 2)
-    order = np.lexsort((halves[:, 1], halves[:, 0]))  # stable, so that the first of equals comes first
-    new = np.ones(len(order), bool)
-    new[1:] = (halves[order[1:]] != halves[order[:-1]]).any(1)
-    first = np.empty(len(order), np.int64)
-    first[order] = order[new][np.cumsum(new) - 1]
-    return first
 
 
 @dataclass(frozen=True)
@@ -66,7 +47,7 @@ class Rows:
     @classmethod
     def of(cls, data: Sequence[Datum]) -> Rows:
         def digests(name: Callable[[Datum], str]) -> Digests:
-            return np.frombuffer(b"".join(digest(name(d)) for d in data), "V16")
+            return joined(b"".join(digest(name(d)) for d in data))
 
         return cls(
             np.array([int(d.source.rsplit(":", 1)[1]) for d in data], np.int64),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from statistics import fmean
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmpo.data import texts
+from mmpo.data.digests import digest, firsts, joined
 from mmpo.data.pairs import ordered, pairs_of
 from mmpo.types import Datum, Judgement
 
@@ -56,20 +58,28 @@ class Compared:
 
     @classmethod
     def of(cls, data: Iterable[Datum]) -> Compared:
-        prompts: dict[str, int] = {}
-        rows: list[tuple[float, float, float, float, float, int]] = []
+        columns = tuple(array("d") for _ in range(5))
+        prompts, sizes = bytearray(), array("q")
         for d in data:
-            prompt = prompts.setdefault(texts.key(d.prompt), len(prompts))
+            pairs = pairs_of(d)
+            prompts += digest(texts.key(d.prompt))
+            sizes.append(len(pairs))
             length = [len(texts.words(r)) for r in d.responses]
             said: dict[tuple[int, int], list[Judgement]] = {}
             for judgement in d.judgements:
                 said.setdefault(ordered(judgement.first, judgement.second), []).append(judgement)
-            for i, j in pairs_of(d):
+            for i, j in pairs:
                 about = said.get((i, j), ())
-                rows.append((_gap(d, i, j, about), *_votes(about, i), length[i] - length[j], prompt))
-        table = np.array(rows, dtype=float).reshape(-1, 6)
-        gap, share, count, squares, longer, group = table.T
-        return cls(gap, share, count, squares, longer, group.astype(np.int64))
+                row = (_gap(d, i, j, about), *_votes(about, i), length[i] - length[j])
+                for column, value in zip(columns, row, strict=True):
+                    column.append(value)
+        gap, share, count, squares, longer = (np.array(column) for column in columns)
+        return cls(gap, share, count, squares, longer, np.repeat(_numbered(prompts), np.array(sizes)))
+
+
+def _numbered(digests: bytearray) -> NDArray[np.int64]:
+    """A number for each digest, from 0 in the order in which different ones come."""
+    return np.unique(firsts(joined(digests)), return_inverse=True)[1].astype(np.int64)
 
 
 def _gap(d: Datum, i: int, j: int, said: Iterable[Judgement]) -> float:
@@ -121,18 +131,22 @@ class Opinions:
     def of(cls, data: Iterable[Datum]) -> Opinions:
         """Named votes, and the sign of the difference of each annotator's grades."""
         names: dict[str, int] = {}
-        prompts: dict[str, int] = {}
-        rows: list[tuple[float, ...]] = []
+        columns = tuple(array("d") for _ in range(4))
+        prompts, sizes = bytearray(), array("q")
         units = 0
         for d in data:
-            prompt = prompts.setdefault(texts.key(d.prompt), len(prompts))
             pairs = {pair: units + n for n, pair in enumerate(pairs_of(d))}
             units += len(pairs)
+            prompts += digest(texts.key(d.prompt))
+            before = len(columns[0])
             for who, pair, side, gap in (*_graded_opinions(d, list(pairs)), *_voted_opinions(d)):
-                rows.append((pairs[pair], names.setdefault(who, len(names)), side, gap, prompt))
-        table = np.array(rows, dtype=float).reshape(-1, 5)
-        unit, annotator, prompt_of = (table[:, n].astype(np.int64) for n in (0, 1, 4))
-        return cls(unit, annotator, table[:, 2], table[:, 3], prompt_of, tuple(names))
+                row = (pairs[pair], names.setdefault(who, len(names)), side, gap)
+                for column, value in zip(columns, row, strict=True):
+                    column.append(value)
+            sizes.append(len(columns[0]) - before)
+        unit, annotator, sides, gaps = (np.array(column) for column in columns)
+        prompt = np.repeat(_numbered(prompts), np.array(sizes))
+        return cls(unit.astype(np.int64), annotator.astype(np.int64), sides, gaps, prompt, tuple(names))
 
 
 def _voted_opinions(d: Datum) -> Iterable[tuple[str, tuple[int, int], float, float]]:

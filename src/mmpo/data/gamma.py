@@ -6,24 +6,34 @@ beside grades, gamma is the slope of a logistic regression of the votes on the g
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from tqdm.auto import tqdm
 
+from mmpo import pieces
 from mmpo.data.compared import Compared, Floats, Opinions
 from mmpo.data.gamma_note import note
-from mmpo.data.scale import rescale
+from mmpo.data.scale import Scale, rescaled
+from mmpo.data.stored import StoredData
 from mmpo.errors import UserError
+from mmpo.files import write_json
 from mmpo.types import Datum
+
+LOG = Scale("log1p")
 
 TARGET = 0.75
 """Where a convention puts the median margin."""
 
 SATURATED = 0.99
 """A target above this, or below 1 - this, is as good as a hard label."""
+
+_TABLE = 1 << 25
+"""Numbers in the table of a bootstrap, a part of which is made at a time where there are more."""
 
 HEAVY_TAIL = 8.0
 """Gaps are called heavy-tailed where the 95th percentile is this many times the median: with the median at 0.75, such
@@ -72,6 +82,12 @@ class GammaFit:
         """The fit as plain JSON."""
         return {**asdict(self), "curve": [list(point) for point in self.curve], "heavy_tailed": self.heavy_tailed}
 
+    @classmethod
+    def from_dict(cls, told: Mapping[str, Any]) -> GammaFit:
+        """The fit of which a record tells."""
+        known = {f.name: told[f.name] for f in fields(cls)}
+        return cls(**known | {"curve": tuple(tuple(point) for point in told["curve"])})
+
 
 def fit_gamma(data: Iterable[Datum], *, target: float = TARGET, draws: int = 1000, seed: int = 0) -> GammaFit:
     """The best gamma that the data allow, by the first of these that applies.
@@ -84,11 +100,22 @@ def fit_gamma(data: Iterable[Datum], *, target: float = TARGET, draws: int = 100
        p, in cross-entropy. Not each vote given the others: a model averages over the noise of votes by itself, and
        would be pulled to one half twice. With whole votes alone gamma = 2, which touches p at one half. A convention.
 
+    Of data on disk the fit is kept beside them.
+
     Raises:
         UserError: there is no comparison, all gaps are zero, or people's choices go against the grades.
     """
-    data = list(data)
-    c = Compared.of(data)
+    if not isinstance(data, StoredData):
+        return _best(data if isinstance(data, Sequence) else list(data), target, draws, seed)
+    key = pieces.digest({"target": target, "draws": draws, "seed": seed})
+    path = data.folder / f"gamma-{key}.json"
+    if not path.is_file():
+        write_json(path, asdict(_best(data, target, draws, seed)))
+    return GammaFit.from_dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _best(data: Sequence[Datum], target: float, draws: int, seed: int) -> GammaFit:
+    c = Compared.of(tqdm(data, desc="comparisons for gamma", unit=" prompts", delay=2, disable=None))
     if not len(c):
         raise UserError("gamma: nobody compared any two responses of a prompt; give grades or votes")
     gaps = np.abs(c.gap[~np.isnan(c.gap) & (c.gap != 0)])
@@ -103,7 +130,7 @@ def fit_gamma(data: Iterable[Datum], *, target: float = TARGET, draws: int = 100
 
 def given_gamma(data: Iterable[Datum], gamma: float) -> GammaFit:
     """A stated gamma, with what it does to the targets."""
-    data = list(data)
+    data = data if isinstance(data, Sequence) else list(data)
     return _told(data, Compared.of(data), "given", gamma)
 
 
@@ -150,7 +177,7 @@ def _side_by_side(c: Compared) -> Sample | None:
 
 
 def _left_out_raters(data: Sequence[Datum]) -> Sample | None:
-    o = Opinions.of([d for d in data if len(d.annotator_grades) > 1])
+    o = Opinions.of(d for d in data if len(d.annotator_grades) > 1)
     return _sample(o.gap, (o.side + 1) / 2, np.ones(len(o)), o.prompt)
 
 
@@ -212,13 +239,15 @@ def _interval(gap: Floats, s: Sample, gamma: float, draws: int, seed: int) -> tu
     by_prompt = np.bincount(prompt, s.count * gap * (s.p - q))
     error = np.sqrt((by_prompt**2).sum()) / (s.count * gap**2 * q * (1 - q)).sum()
     grid = gamma + error * np.linspace(-8, 8, 129)
-    table = np.stack([np.bincount(prompt, s.count * gap * (s.p - sigmoid(g * gap))) for g in grid], 1)
-    rng = np.random.default_rng(seed)
-    roots = []
-    for _ in range(draws):
-        slope = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names)) @ table
-        roots.append(np.interp(0.0, -slope, grid))
-    low, high = np.quantile(roots, [0.025, 0.975])
+    slopes = np.empty((draws, len(grid)))
+    most = max(1, _TABLE // len(names))
+    for start in range(0, len(grid), most):
+        some = slice(start, start + most)
+        table = np.stack([np.bincount(prompt, s.count * gap * (s.p - sigmoid(g * gap))) for g in grid[some]], 1)
+        rng = np.random.default_rng(seed)  # the same resamples for each part of the grid
+        for n in range(draws):
+            slopes[n, some] = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names)) @ table
+    low, high = np.quantile([np.interp(0.0, -slope, grid) for slope in slopes], [0.025, 0.975])
     return float(low), float(high)
 
 
@@ -269,7 +298,9 @@ def _told(
         prompts=len(np.unique(sample.prompt if sample else c.prompt)),
         saturated_share=saturated(margin, gamma),
         tail=ratio,
-        tail_log1p=tail(Compared.of(rescale(data, "log1p")).gap) if ratio is not None and ratio > HEAVY_TAIL else None,
+        tail_log1p=tail(Compared.of(rescaled(d, LOG) for d in data).gap)
+        if ratio is not None and ratio > HEAVY_TAIL
+        else None,
         note="",
         curve=_curve(sample) if sample else (),
     )

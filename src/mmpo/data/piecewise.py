@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from mmpo.data.collect import Drawn, Rows, Whole, firsts
+from mmpo.data.collect import Drawn, Rows, Whole
+from mmpo.data.digests import firsts
 from mmpo.data.ledger import Ledger
 from mmpo.data.parse import Account, parse
 from mmpo.data.read import CHUNK, Chunk, chunks
@@ -22,9 +23,7 @@ _EACH = 500
 """What a datum counts for beside its bytes, where data are cut into pieces."""
 
 
-def parse_source(
-    source: Source, folder: Path, on_bad_row: OnBadRow, workers: int
-) -> tuple[Ledger, Rows, StoredData]:
+def parse_source(source: Source, folder: Path, on_bad_row: OnBadRow, workers: int) -> tuple[Ledger, Rows, StoredData]:
     """Parse a source into the pieces of a folder. Raises UserError as ``load`` does."""
     told = Account(Ledger(source.path))
 

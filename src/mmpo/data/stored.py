@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from functools import cached_property
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, overload
 
@@ -64,11 +63,6 @@ def decode(line: bytes) -> Datum:
 
 def _tuples(lists: Iterable[Sequence[Any]]) -> tuple[Any, ...]:
     return tuple(tuple(one) for one in lists)
-
-
-def digest(line: bytes) -> bytes:
-    """16 bytes that stand for exactly this datum, or for exactly these digests."""
-    return blake2b(line, digest_size=16).digest()
 
 
 # ---------------------------------------------------------------------------------------------- many data
