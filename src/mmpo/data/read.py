@@ -26,6 +26,12 @@ _HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 _FEATURES = b"huggingface"
 """Where a table keeps what ``datasets`` knows of its columns."""
 
+_OPEN_NOTHING = {"Value", "ClassLabel", "List", "LargeList", "Sequence", "Json", "Translation"} | {
+    "TranslationVariableLanguages",
+    *(f"Array{n}D" for n in range(2, 6)),
+}
+"""Kinds of columns that are all there; the others may be elsewhere."""
+
 CHUNK = 1 << 22
 """Bytes of a chunk, and a row more. What is kept of data on disk depends on it."""
 
@@ -202,7 +208,7 @@ def _unopened(table: pa.Table) -> pa.Table:
         if not isinstance(said, dict):
             return said
         kind = said.get("_type")
-        media = isinstance(kind, str) and kind != "Json"  # which is text, and opens nothing
+        media = isinstance(kind, str) and kind not in _OPEN_NOTHING
         return {key: closed(value) for key, value in said.items()} | ({"decode": False} if media else {})
 
     said = (table.schema.metadata or {}).get(_FEATURES)
