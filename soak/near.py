@@ -214,10 +214,11 @@ def _table(found: list[dict[str, Any]], suffix: str) -> bytes:
     out = io.BytesIO()
     if suffix == ".parquet":
         try:
-            typed = pa.Table.from_pylist(found)
-        except (pa.ArrowException, OverflowError, TypeError, UnicodeEncodeError):  # types that no one column holds
-            typed = pa.table({name: pa.array([row.get(name) for row in cells], pa.string()) for name in names})
-        pq.write_table(typed, out)
+            pq.write_table(pa.Table.from_pylist(found), out)
+        except (pa.ArrowException, OverflowError, TypeError, UnicodeEncodeError):  # what no one column holds
+            out = io.BytesIO()
+            texts = {name: pa.array([row.get(name) for row in cells], pa.string()) for name in names}
+            pq.write_table(pa.table(texts), out)
         return out.getvalue()
     text = io.StringIO()
     writer = csv.DictWriter(text, names, extrasaction="ignore")
