@@ -218,9 +218,9 @@ def start(path: Path, *place: str) -> BaseProcess:
 
 
 def _lived(path: Path, *place: str) -> None:
-    log = os.open(path.parent / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
+    sys.stdout = sys.stderr = log = (path.parent / "log.txt").open("a", buffering=1)
+    os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
     victim.main([str(path), str(path.parent / "witness.jsonl"), *place])
 
 
@@ -252,7 +252,8 @@ def differences(alone: Path, killed: Path) -> list[str]:
     found = []
     if not (killed / "run" / "trainer_state.json").is_file():
         return ["it left no result"]
-    for place in ("run", f"run/checkpoint-{STEPS}"):
+    last = max(int(path.name.split("-")[1]) for path in (alone / "run").glob("checkpoint-*"))
+    for place in ("run", f"run/checkpoint-{last}"):
         for path in sorted((alone / place).glob("*.safetensors")):
             one, other = load_file(path), load_file(killed / place / path.name)
             if one.keys() != other.keys() or not all(torch.equal(one[key], other[key]) for key in one):

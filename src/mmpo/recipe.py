@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -173,7 +173,7 @@ def read_recipe(path: str | Path | None, overrides: Mapping[str, Any] = {}) -> R
         if key in LENGTHS:
             # Two names of one thing, of which the flag's is meant.
             content = {name: said for name, said in content.items() if name not in LENGTHS or name in overrides}
-        _set(content, key.split("."), value, where)
+        set_key(content, key, value, where)
     return make_recipe(content, where)
 
 
@@ -290,14 +290,15 @@ def _yaml_file(path: Path) -> dict[str, Any]:
     return content
 
 
-def _set(content: dict[str, Any], keys: Sequence[str], value: Any, where: str) -> None:
-    *path, last = keys
+def set_key(content: dict[str, Any], dotted: str, value: Any, where: str) -> None:
+    """Set a key of a recipe, or with dots a key inside a key."""
+    *path, last = dotted.split(".")
     for key in path:
         inner = content.setdefault(key, {})
         if key == "method" and isinstance(inner, str):
             inner = content[key] = {"name": inner}
         if not isinstance(inner, dict):
-            raise UserError(f"{where}: {key!r} is {inner!r} and no mapping, so {'.'.join(keys)!r} cannot be set")
+            raise UserError(f"{where}: {key!r} is {inner!r} and no mapping, so {dotted!r} cannot be set")
         content = inner
     content[last] = value
 

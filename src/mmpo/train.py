@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from accelerate import PartialState
@@ -35,11 +36,14 @@ from mmpo.processes import accounted_for
 from mmpo.provenance import peak_memory, saved_weights, surroundings
 from mmpo.recipe import Recipe, Shape
 from mmpo.record import STOPPED, check_folder, open_record, usage, write_card, write_memory, write_record
+from mmpo.repeat import check_same, contents
 from mmpo.setup import Setup, bring_together, from_recipe
 from mmpo.types import Method
 
 IDENTITY = ("base_model", "method", "reference", "teachers", "lora", "limits", "texts")
 """The entries of a run's record that make it this run, beside its arguments."""
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @accounted_for()
@@ -98,8 +102,18 @@ def train(
 
 
 @accounted_for()
-def train_recipe(recipe: Recipe, callbacks: Sequence[TrainerCallback] = (), gold: Gold | None = None) -> GradedTrainer:
-    """Train what a recipe says. Run again, it goes on from the last checkpoint. ``gold`` as in ``train``."""
+def train_recipe(
+    recipe: Recipe,
+    callbacks: Sequence[TrainerCallback] = (),
+    gold: Gold | None = None,
+    repeats: Mapping[str, Any] = NOTHING,
+) -> GradedTrainer:
+    """Train what a recipe says. Run again, it goes on from the last checkpoint.
+
+    Args:
+        gold: as in ``train``.
+        repeats: the record of a run that is to be repeated; data and weights must be those that it had.
+    """
     # How a step is laid out changes nothing but time and memory, so that a run may go on in smaller parts. A method
     # that compares the data of a micro-batch is the exception.
     alike = {"layout", "reference_cache", "data_cache", "data_workers"}
@@ -108,11 +122,12 @@ def train_recipe(recipe: Recipe, callbacks: Sequence[TrainerCallback] = (), gold
     check_folder(recipe.output_dir, identity)
     args = recipe.arguments()
     setup = from_recipe(recipe)
+    setup.record["contents"] = contents(recipe)
     watch = watch_over(setup, recipe.health, gold)
     if recipe.early_stopping_patience is not None:
         callbacks = [*callbacks, patience(args, recipe.early_stopping_patience, recipe.early_stopping_threshold)]
     stated = recipe.training.get("greater_is_better") is not None
-    return fit(setup, args, {**identity, "texts": setup.record["texts"]}, callbacks, watch, stated)
+    return fit(setup, args, {**identity, "texts": setup.record["texts"]}, callbacks, watch, stated, repeats)
 
 
 def fit(
@@ -122,6 +137,7 @@ def fit(
     callbacks: Sequence[TrainerCallback] = (),
     watch: HealthCallback | None = None,
     direction_stated: bool = True,
+    repeats: Mapping[str, Any] = NOTHING,
 ) -> GradedTrainer:
     """Self-tests, training (from the last whole checkpoint if there is one), measuring, saving.
 
@@ -140,6 +156,7 @@ def fit(
     record: dict[str, Any] = {}
     if first:
         known["weights"] = {"start": weights_digest(setup.model)}
+        told += check_same(repeats, known) if repeats else []
         start = {"from": found.checkpoint, "damaged": found.damaged, **surroundings(args)}
         record = open_record(folder, identity, known, start)
         for line in told + found.told:

@@ -24,13 +24,16 @@ def train(
 
     mmpo train --model MODEL --data ratings.jsonl --output-dir runs/mine
     --method.name mmpo --method.gamma 1.1
+
+    The record of a run is a recipe, too: mmpo train runs/mine/run.json
+    --output-dir runs/again repeats it, if data and model are the same.
     """
-    from mmpo.recipe import read_recipe
+    from mmpo.repeat import recipe_of
     from mmpo.train import train_recipe
 
     path, flags = recipe_and_flags(recipe, context.args)
-    done = read_recipe(path, flags)
-    trainer = train_recipe(done)
+    done, record = recipe_of(path, flags)
+    trainer = train_recipe(done, repeats=record)
     if trainer.is_world_process_zero():
         print(f"trained: {done.output_dir} (model card: README.md, record: run.json)")
 

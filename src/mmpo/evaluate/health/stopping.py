@@ -43,6 +43,9 @@ class Patience(EarlyStoppingCallback):
     ) -> None:
         kept = (state.stateful_callbacks or {}).setdefault(type(self).__name__, self.state())
         self.early_stopping_patience_counter = kept["attributes"]["early_stopping_patience_counter"]
+        if self.early_stopping_patience_counter >= self.early_stopping_patience:
+            # Killed between the stop and the end.
+            control.should_training_stop = True
 
 
 def patience(args: TrainingArguments, evaluations: int, threshold: float = 0.0) -> Patience:
