@@ -122,7 +122,7 @@ def base(tmp_path_factory: Any, tiny_policy: Any, tiny_reward: Any, tiny_tokeniz
         "less": rows_file(folder, ROWS[:4], "less.jsonl"),
         "bad": rows_file(folder, [*ROWS, {"prompt": "no responses"}], "bad.jsonl"),
         "rollouts": rows_file(folder, [to_row(datum) for datum in RICH], "rollouts.jsonl"),
-        "liked": rows_file(folder, [{**row, "likes": 3} for row in ROWS], "liked.jsonl"),
+        "liked": rows_file(folder, [{**row, "rating": 3} for row in ROWS], "liked.jsonl"),
         "votes": rows_file(folder, votes, "votes.jsonl"),
         "cache": str(folder / "cache"),
     }
@@ -715,9 +715,9 @@ def test_a_key_of_a_source_changes_the_data(key: str, tmp_path: Path) -> None:
 
 
 def test_a_column_that_looks_like_feedback_is_ignored_by_name(base: dict[str, str], runs: Callable[..., Seen]) -> None:
-    with pytest.raises(UserError, match="likes"):
+    with pytest.raises(UserError, match="rating"):
         runs(data="@liked")
-    assert runs(data={"path": "@liked", "ignore": ["likes"]}).files
+    assert runs(data={"path": "@liked", "ignore": ["rating"]}).files
 
 
 def test_training_data_have_feedback(base: dict[str, str]) -> None:
@@ -991,3 +991,12 @@ def test_every_number_has_its_range() -> None:
     hints = get_type_hints(TrainingArguments)
     numbers = {key for key, kind in hints.items() if {int, float} & {kind, *get_args(kind)} and key in TRAINING_KEYS}
     assert numbers - {*IDLE_KEYS} == {*RANGES}
+
+
+def test_the_page_names_every_key_that_is_refused() -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
+    table = page.split("### Keys that are refused")[1].split("###")[0]
+    rows = re.findall(r"^\| (`.*`) \| (.*) \|$", table, re.MULTILINE)
+    assert {key: why for names, why in rows for key in re.findall(r"`(\w+)`", names)} == IDLE_KEYS
+    lora = page.split("## LoRA")[1].split("\n## ")[0]
+    assert not [key for key in LORA if f"`{key}`" not in lora and f"`{key}:" not in lora]

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from mmpo.cli.options import MOST_SEED
 from mmpo.errors import UserError
 
 
@@ -37,7 +38,7 @@ def methods(
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the report and the models.")] = Path("runs/demo"),
-    seed: Annotated[int, typer.Option(help="Seed of the world, the models and the samples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the world, the models and the samples.")] = 0,
 ) -> None:
     """Walk the whole road in minutes, on generated data whose truth is known."""
     from mmpo.demo.run import run

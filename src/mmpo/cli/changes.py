@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from mmpo.cli.judged import Pace
-from mmpo.cli.options import BadRow, BadRows, Data, Loading, Report, Rows
+from mmpo.cli.options import MOST_SEED, BadRow, BadRows, Data, Loading, Report, Rows
 from mmpo.errors import UserError
 
 Stances = Annotated[
@@ -54,7 +54,7 @@ def compare(
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.")] = 512,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 1.0,
     top_p: Annotated[float, typer.Option(help="1 cuts nothing off.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Seed of the answers and of the intervals.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of the answers and of the intervals.")] = 0,
     split: Annotated[str | None, typer.Option(help="Use only the prompts of this split.")] = None,
     limit: Annotated[int | None, typer.Option(help="Use only the first so many prompts.")] = None,
     on_bad_row: BadRow = "error",
@@ -108,7 +108,7 @@ def dissect(
     pace: Pace,
     model: Annotated[str | None, typer.Option(help="A model whose taste is laid beside people's.")] = None,
     stances: Stances = None,
-    seed: Annotated[int, typer.Option(help="Seed of folds, draws and intervals.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Seed of folds, draws and intervals.")] = 0,
 ) -> None:
     """Say what people reward in preference data, and what a model does: length, lists, courtesy and the like."""
     from mmpo.asking.store import Store

@@ -7,7 +7,20 @@ from typing import Annotated, Any
 
 import typer
 
-from mmpo.cli.options import BadRow, BadRows, Data, Length, PromptLength, Report, Rows, Trust, new_file, number
+from mmpo.cli.options import (
+    MOST_SEED,
+    BadRow,
+    BadRows,
+    Data,
+    Length,
+    PromptLength,
+    Report,
+    Rows,
+    Trust,
+    new_file,
+    number,
+)
+from mmpo.errors import UserError
 
 
 def inspect(
@@ -30,6 +43,8 @@ def inspect(
     from mmpo.data import inspect as run
     from mmpo.models import load_tokenizer
 
+    if trust_remote_code and tokenizer is None:
+        raise UserError("--trust-remote-code is for the code of a tokenizer; give --tokenizer, or leave it out")
     report = run(
         rows.sources(data),
         out,
@@ -57,7 +72,7 @@ def build(
     place: Annotated[str | None, typer.Option(help="goals: put them in the system or the user message.")] = None,
     k: Annotated[int | None, typer.Option("--k", help="instructions: how many a prompt gets (3).")] = None,
     degrees: Annotated[int | None, typer.Option(help="variants: how many each answer gets (2).")] = None,
-    seed: Annotated[int | None, typer.Option(help="instructions: seed of what is drawn.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=MOST_SEED, help="instructions: seed of what is drawn.")] = None,
     flip: Annotated[float | None, typer.Option(help="strength: share of the labels to turn round (0.2).")] = None,
     soften: Annotated[float | None, typer.Option(help="strength: share of the next ones to smooth (0).")] = None,
     eps: Annotated[float | None, typer.Option(help="strength: by how much (0.1).")] = None,
@@ -71,6 +86,8 @@ def build(
     numbers = [number("goals", one, "give numbers, as 1,5,10") for one in goals.split(",")] if goals else None
     options: dict[str, Any] = {"goals": numbers, "place": place, "k": k, "degrees": degrees, "seed": seed}
     options |= {"flip": flip, "soften": soften, "eps": eps}
+    if eps is not None and not soften:
+        raise UserError("--eps says by how much labels are smoothed, and none are; give --soften, or leave it out")
     new_file(out, data)
     loaded = load(rows.sources(data), on_bad_row=bad.rule)
     made, counts = make(kind, loaded.data, **{name: value for name, value in options.items() if value is not None})

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from mmpo.cli.options import Report, Trust
+from mmpo.cli.options import MOST_SEED, Report, Trust
 from mmpo.errors import UserError
 
 Bench = Literal["mt-bench", "alpaca-eval", "arena-hard"]
@@ -68,7 +68,9 @@ class Answers:
         str, typer.Option(help="Further fields of each request to that server as JSON; null leaves one out.")
     ] = "{}"
     answer_tokens: Annotated[int | None, typer.Option(help="Most tokens of an answer; default: as published.")] = None
-    seed: Annotated[int, typer.Option(help="Of the answers of a model folder, and of the bootstrap.")] = 0
+    seed: Annotated[
+        int, typer.Option(min=0, max=MOST_SEED, help="Of the answers of a model folder, and of the bootstrap.")
+    ] = 0
     dtype: Annotated[str, typer.Option(help="Of a model folder: float32, bfloat16 or float16.")] = "float32"
     pad_token: Annotated[
         str | None, typer.Option(help="The padding token, where the model's tokenizer names none.")

@@ -27,6 +27,9 @@ Length = Annotated[int | None, typer.Option(help="Longest sequence in tokens; wh
 Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with a model; read it first.")]
 PromptLength = Annotated[int | None, typer.Option(help="Longest prompt in tokens; the beginning is cut.")]
 
+MOST_SEED = 2**32 - 1
+"""The largest seed that every generator takes."""
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -86,6 +89,8 @@ class Loading:
     def scorer(self, model: str) -> Any:
         from mmpo.evaluate.scoring import Scorer
 
+        if self.beta is not None and not 0 < self.beta < float("inf"):
+            raise UserError(f"--beta is {self.beta:g}; give a number above 0")
         return Scorer.load(model, **vars(self))
 
 

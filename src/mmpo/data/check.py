@@ -51,13 +51,15 @@ def inspect(
         The report as plain JSON; ``summary`` holds its main lines.
 
     Raises:
-        UserError: the data cannot be read, or limits are given without a tokenizer.
+        UserError: the data cannot be read, or limits are given without a tokenizer, or gamma without grades.
     """
     if tokenizer is None and (max_length is not None or max_prompt_length is not None):
         raise UserError("max_length is counted in tokens; name the tokenizer that counts them")
     loaded = load(sources, on_bad_row=on_bad_row)
     data, counts = merge(loaded.data)
     compared = Compared.of(data)
+    if isinstance(gamma, int | float):
+        _check_gamma(gamma, compared, set(loaded.ledger.provides))
     fit, trouble = _gamma(data, gamma, set(loaded.ledger.provides))
     report: Report = {
         "ledger": loaded.ledger.as_dict(),
@@ -90,6 +92,15 @@ def _write(report: Report, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     (out / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     page(report).write(out / "report.html")
+
+
+def _check_gamma(gamma: float, compared: Compared, kinds: set[str]) -> None:
+    """Raise UserError where every target would be the same whatever gamma is."""
+    graded = (np.nan_to_num(compared.gap) != 0) | ((compared.share > 0) & (compared.share < 1))
+    if not graded.any() or ("offset" in kinds and "grades" not in kinds):
+        raise UserError(
+            f"gamma is {gamma:g}, but the data say only which response is better, and not by how much; leave gamma out"
+        )
 
 
 def _gamma(

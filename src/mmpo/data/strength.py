@@ -67,8 +67,11 @@ def soften_weak(
 ) -> tuple[list[Datum], dict[str, int]]:
     """Labels smoothed by ``eps`` in a stratum of strength: p <- (1 - eps) p + eps (1 - p).
 
-    Returns the data and the counts "labels softened" and "labels without scores", which stay as they are.
+    Returns the data and the counts "labels softened" and "labels without scores", which stay as they are. Raises
+    UserError where eps is no share.
     """
+    if not 0 <= eps <= 1:
+        raise UserError(f"eps is {eps:g}; give a share from 0 to 1")
 
     def softer(j: Judgement) -> Judgement:
         return j if j.p is None else replace(j, p=(1 - eps) * j.p + eps * (1 - j.p))
