@@ -7,16 +7,29 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
+from transformers import TrainingArguments
 
 GRACE = 3.0
 """Seconds in which the processes that remain get to the roll call."""
 
 RANK, PROCESSES = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+
+
+def of_any_number(arguments: Mapping[str, Any], coupled: bool) -> dict[str, Any]:
+    """A run's arguments without how its processes share a step, which may change when it goes on; what a step holds may
+    not. For a method that compares the data of a micro-batch (``coupled``) it is part of the run."""
+    if coupled:
+        return {**arguments, "processes": PROCESSES}
+    size, parts = "per_device_train_batch_size", "gradient_accumulation_steps"
+    kept = {key: arguments[key] for key in arguments if key not in (size, parts, "per_device_eval_batch_size")}
+    given = {size: TrainingArguments.per_device_train_batch_size, parts: 1, **arguments}
+    return {**kept, "prompts_a_step": given[size] * given[parts] * PROCESSES}
 
 
 @contextmanager

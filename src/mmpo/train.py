@@ -32,7 +32,7 @@ from mmpo.loop import GradedTrainer
 from mmpo.models.committee import Committee, save_committee
 from mmpo.models.save import save
 from mmpo.models.store import weights_digest
-from mmpo.processes import accounted_for
+from mmpo.processes import accounted_for, of_any_number
 from mmpo.provenance import peak_memory, saved_weights, surroundings
 from mmpo.recipe import Recipe, Shape
 from mmpo.record import STOPPED, check_folder, open_record, usage, write_card, write_memory, write_record
@@ -96,7 +96,7 @@ def train(
     setup = bring_together(model, method, given.data, held_out.data, **options).with_account(given, held_out)
     identity = {
         **{key: setup.record[key] for key in IDENTITY},
-        "arguments": json.loads(args.to_json_string()),
+        "arguments": of_any_number(json.loads(args.to_json_string()), setup.method.coupled),
     }
     return fit(setup, args, identity, callbacks, watch_over(setup, health or Health(), gold))
 
@@ -119,6 +119,7 @@ def train_recipe(
     alike = {"layout", "reference_cache", "data_cache", "data_workers"}
     alike |= set() if recipe.parts.coupled else {"micro_batch_tokens"}
     identity = recipe.model_dump(mode="json", exclude=alike)
+    identity["training"] = of_any_number(identity["training"], recipe.parts.coupled)
     check_folder(recipe.output_dir, identity)
     args = recipe.arguments()
     setup = from_recipe(recipe)
