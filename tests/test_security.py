@@ -16,6 +16,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 import yaml
@@ -215,6 +216,27 @@ def test_a_saved_data_set_carries_no_code(tmp_path: Path, mark: Path) -> None:
         path.write_bytes(pickle.dumps(Pwned(mark)))
     with pytest.raises(UserError):
         load(str(folder))
+
+
+def test_a_column_of_pictures_opens_no_file_and_no_address(tmp_path: Path) -> None:
+    """A row says where its picture lies: any file of this machine, any address."""
+    import pyarrow.parquet as parquet
+    from datasets import Dataset, Features, Image, List, Value
+
+    words = {"prompt": Value("string"), "responses": List(Value("string")), "scores": List(Value("float64"))}
+    features = Features({**words, "picture": Image(), "pictures": List(Image()), "deep": {"picture": Image()}})
+    there = {"bytes": None, "path": str(tmp_path / "opened")}
+    rows = [{**ROWS[0], "picture": there, "pictures": [there], "deep": {"picture": there}}]
+    table = pa.Table.from_pylist(rows, schema=features.arrow_schema)
+    with pytest.raises(FileNotFoundError, match="opened"):
+        Dataset(table)[:]
+    parquet.write_table(table, tmp_path / "rows.parquet")
+    (tmp_path / "opened").touch()
+    Dataset(table).save_to_disk(tmp_path / "saved")
+    (tmp_path / "opened").unlink()
+    for name in ("rows.parquet", "saved"):
+        loaded = load(str(tmp_path / name))
+        assert len(loaded.data) == 1 and {"picture", "pictures", "deep"} <= loaded.ledger.columns_unused
 
 
 # ---------------------------------------------------------------------------------------------- code of models
@@ -435,12 +457,6 @@ def suites(folder: Path) -> Path:
     return folder / "page"
 
 
-def health(folder: Path) -> Path:
-    watch = HealthCallback()
-    watch.write(folder / "page")
-    return folder / "page"
-
-
 def test_a_page_of_a_hostile_data_set_is_harmless(tmp_path: Path) -> None:
     html = harmless(inspected(tmp_path) / "report.html")
     assert "taken()" in html and "{{ 7 * 7 }}" in html, "the text is there, as text"
@@ -555,13 +571,13 @@ def test_no_secret_of_the_environment_is_written_or_said(
 def test_the_key_of_a_judge_is_in_no_answer_and_no_record(
     shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    questions = rows_file(tmp_path, [{"question_id": "../../q", "turns": ["What?"], "category": "=1+1"}], "q.jsonl")
-    mine = rows_file(tmp_path, answered([{"question_id": "../../q"}]), "mine.jsonl")
+    questions = rows_file(tmp_path, [{"question_id": "../../q", "turns": [EVIL_TEXT], "category": "=1+1"}], "q.jsonl")
+    mine = rows_file(tmp_path, answered([{"question_id": "../../q"}], EVIL_TEXT), "mine.jsonl")
     heard: list[dict[str, Any]] = []
 
     def script(prompt: str, body: dict[str, Any]) -> str:
         heard.append(body)
-        return "Rating: [[7]]"
+        return f"{EVIL_TEXT} Rating: [[7]]"
 
     with judging(script) as (url, _):
         code = run(
@@ -572,6 +588,7 @@ def test_the_key_of_a_judge_is_in_no_answer_and_no_record(
     said = capsys.readouterr()
     assert code == 0 and heard, said.err
     assert leaks(tmp_path, said) == []
+    assert "taken()" in harmless(tmp_path / "out" / "report.html")
     assert not (tmp_path.parent / "q").exists()
 
 
