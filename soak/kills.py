@@ -201,6 +201,8 @@ def recipe(world: Mapping[str, str], kind: str, folder: Path, **more: Any) -> Pa
     """The recipe of a run, in the folder that the run and its traces will have."""
     settings = {**COMMON, **KINDS[kind], **more}
     given = dict(world) if "eval_strategy" in settings else {k: v for k, v in world.items() if k != "eval_data"}
+    # Of its own, so that nothing is known that a killed run would have had to prepare.
+    settings["data_cache"] = str(folder / "cache")
     if settings.get("reference") == "cached":
         settings["reference_cache"] = str(folder / "cache")
     folder.mkdir(parents=True)

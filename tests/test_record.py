@@ -30,7 +30,7 @@ def run(*words: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def done(tiny_reward: Any, tiny_tokenizer: Any, tmp_path_factory: Any) -> Path:
+def done(tiny_reward: Any, tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of six steps, with rows that are dropped and columns that nobody reads."""
     folder = tmp_path_factory.mktemp("record")
     base = saved(tiny_reward(0), plain(tiny_tokenizer), folder / "base")

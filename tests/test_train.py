@@ -191,7 +191,7 @@ def test_the_card_tells_the_run(make: Any, tokenizer: Any, tmp_path: Path) -> No
     }
     metrics = json.loads((tmp_path / "run" / "run.json").read_text())["metrics"]
     for line in (
-        f"| method | `{method!r}` |",
+        "| method | `BradleyTerry x LogRatio x Logistic` |",
         "| reference | copy |",
         "| prompts | 6 |",
         "| comparisons | 15 |",

@@ -226,6 +226,7 @@ def _known(setup: Setup, folder: Path, tested: list[str]) -> dict[str, Any]:
     return {
         "name": folder.name,
         **setup.record,
+        "called": _called(setup),
         "base_folder": os.path.relpath(base, folder) if base and Path(base).is_dir() else None,
         "score": part_record(setup.method.score.plain),
         "target": part_record(setup.method.target),
@@ -234,6 +235,14 @@ def _known(setup: Setup, folder: Path, tested: list[str]) -> dict[str, Any]:
         "citation": methods.cite(setup.method, setup.record["method_name"]),
         "usage": usage(setup.tokenizer, setup.method.task),
     }
+
+
+def _called(setup: Setup) -> str:
+    """The method as people call it: its name with the parameters that were given, or the names of its parts."""
+    recipe = setup.record.get("recipe") or {"method": {"name": setup.record["method_name"]}}
+    given = {key: value for key, value in recipe["method"].items() if key != "name"}
+    parts = " x ".join(type(part).__name__ for part in setup.method.parts)
+    return ", ".join([recipe["method"]["name"] or parts, *(f"{key} {value}" for key, value in given.items())])
 
 
 def _leave_record(

@@ -43,6 +43,7 @@ class HealthCallback(TrainerCallback, ExportableState):
         self.looks: list[Look] = []
         self.unseen: Unseen = []
         self.stopped: str | None = None
+        self._kept: int | None = None
         self._of_looks: list[Vital] = []
         self.said: list[tuple[int, str, Verdict]] = []
         """Every change of a verdict: (step, sign, verdict), in order."""
@@ -113,6 +114,7 @@ class HealthCallback(TrainerCallback, ExportableState):
     ) -> None:
         """A look at the policy that is left, which need not be that of the last step: what came after is not its."""
         kept = (state.best_global_step if args.load_best_model_at_end else None) or state.global_step
+        self._kept = kept if kept < state.global_step else None
         if self.probe is not None and (kept != state.global_step or self.looks[-1].step != kept):
             self._look(further["model"], state, control, kept)
 
@@ -120,8 +122,10 @@ class HealthCallback(TrainerCallback, ExportableState):
 
     @property
     def vitals(self) -> list[Vital]:
-        """The verdicts on the run so far; a sign that does not apply is not among them."""
-        return [vital for rule in RULES if (vital := rule(self.traces)) is not None] + self._of_looks
+        """The verdicts on the run so far, or up to the model that was put back; a sign that does not apply is not
+        among them."""
+        traces = self.traces if self._kept is None else self.traces.until(self._kept)
+        return [vital for rule in RULES if (vital := rule(traces)) is not None] + self._of_looks
 
     @property
     def names(self) -> set[str]:

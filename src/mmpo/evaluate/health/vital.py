@@ -96,6 +96,10 @@ class Traces:
                 trace.pop()
             trace.append((step, float(value)))
 
+    def until(self, step: int) -> Traces:
+        """What was logged up to a step."""
+        return Traces({name: [point for point in trace if point[0] <= step] for name, trace in self.by_name.items()})
+
     def __getitem__(self, name: str) -> Trace:
         """The trace, empty where nothing of that name was logged."""
         return self.by_name.get(name, [])
