@@ -1,49 +1,105 @@
-"""Two processes take the steps of one: the same prompts, each counted once, the same weights at the end."""
+"""Several processes take the steps of one: the same prompts, each counted once, and the same curve."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+import os
+import signal
+import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from safetensors.torch import load_file
+from soak.ranks import curve, launched, of_rank, recipe, run, world
 
-TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-WORKER = str(Path(__file__).parent / "processes.py")
-
-
-def run(folder: Path, launcher: list[str], *what: str) -> tuple[torch.Tensor, list[dict[str, Any]]]:
-    folder.mkdir()
-    done = subprocess.run([sys.executable, *launcher, WORKER, str(folder), *what], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return torch.load(folder / "weights.pt", weights_only=True), json.loads((folder / "log.json").read_text())
+from mmpo.batch.deal import Deal, dealt
+from mmpo.processes import of_any_number
 
 
-@pytest.mark.parametrize(
-    "what",
-    [
-        # 20 and 21 prompts leave a step with fewer of them, and with unequally many on the two processes.
-        pytest.param(("20", "1", "cached", "mmpo"), id="reference cached"),
-        pytest.param(("21", "2", "copy", "mmpo"), id="gradients accumulated"),
-        # What is remembered of the annotators stands before the weights.
-        pytest.param(("24", "2", "copy", "lcpo"), id="a memory"),
-    ],
-)
-def test_two_processes_train_like_one(what: tuple[str, ...], tmp_path: Path) -> None:
-    alone, log = run(tmp_path / "alone", [], *what)
-    together, shared_log = run(tmp_path / "together", TWO, *what)
-    assert len(log) == len(shared_log) > 6
-    for one, two in zip(log[:-1], shared_log[:-1], strict=True):
-        assert one.keys() == two.keys()
-        for name, value in one.items():
-            assert value == pytest.approx(two[name], rel=1e-3, abs=1e-4), name
-    # The optimiser amplifies rounding: a weight of 1 differs in its fifth digit after six steps of 0.01.
-    torch.testing.assert_close(alone, together, rtol=0, atol=1e-4)
-    if "copy" in what:
-        # Stopped in the second epoch, two processes go on with its order and not with that of the first.
-        checkpoint = str(tmp_path / "together" / "checkpoint-4")
-        resumed, _ = run(tmp_path / "resumed", TWO, *what, checkpoint)
-        torch.testing.assert_close(resumed, together, rtol=0, atol=1e-6)
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return world(tmp_path_factory.mktemp("world"), prompts=21)
+
+
+@pytest.mark.parametrize(("processes", "parts"), [(1, 1), (1, 2), (2, 1), (2, 2), (4, 2)])
+def test_each_prompt_of_an_epoch_is_dealt_once(processes: int, parts: int) -> None:
+    costs = [7, 3, 9, 1, 1, 4, 8, 2, 6, 5, 3, 3, 9, 2, 1, 7, 4, 4, 5, 6, 2]
+    alone = Deal(costs, 8, seed=3)
+    hands = [Deal(costs, 8, processes=processes, process=n, parts=parts, seed=3) for n in range(processes)]
+    for epoch in (0, 1):
+        for deal in (alone, *hands):
+            deal.set_epoch(epoch)
+        steps = [sorted(step) for step in alone]
+        shared = [list(hand) for hand in hands]
+        assert all(len(hand) == len(steps) * parts == len(hands[0]) for hand in shared)
+        for n, step in enumerate(steps):
+            mine = [i for hand in shared for share in hand[n * parts : (n + 1) * parts] for i in share]
+            assert sorted(mine) == step
+        assert Counter(i for step in steps for i in step) == Counter(range(21))
+
+
+def test_the_order_is_that_of_the_seed_and_the_epoch() -> None:
+    first, again, other = Deal([1] * 9, 4, seed=1), Deal([1] * 9, 4, seed=1), Deal([1] * 9, 4, seed=2)
+    assert list(first) == list(again) != list(other)
+    before = list(first)
+    first.set_epoch(1)
+    assert list(first) != before
+    assert list(Deal([1] * 9, 4)) == [[0, 1, 2, 3], [4, 5, 6, 7], [8]]
+    assert list(Deal([1] * 9, 4, drop_last=True)) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+def test_shares_cost_about_the_same() -> None:
+    assert dealt([5, 4, 3, 3, 3], 2) == [[1, 2, 4], [0, 3]]  # 10 and 8
+    assert dealt([2, 1], 4) == [[0], [1], [], []]
+
+
+def test_a_run_may_go_on_with_other_processes_but_not_with_another_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    def identity(processes: int, coupled: bool = False, **arguments: int) -> dict[str, Any]:
+        monkeypatch.setattr("mmpo.processes.PROCESSES", processes)
+        return of_any_number({"seed": 1, **arguments}, coupled)
+
+    one = identity(1, per_device_train_batch_size=8)
+    assert one == {"seed": 1, "prompts_a_step": 8} == identity(1)
+    assert one == identity(4, per_device_train_batch_size=1, gradient_accumulation_steps=2)
+    assert one != identity(2, per_device_train_batch_size=8)
+    assert identity(1, coupled=True) != identity(2, coupled=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("divided", [False, True], ids=["DDP", "FSDP2"])
+def test_two_processes_train_like_one(divided: bool, tiny: Path) -> None:
+    """21 prompts by 8 leave a step of 5, 11 held out an evaluation of 3; in two parts, if divided with an adapter."""
+    keys: dict[str, Any] = {"lora": {"r": 4}} if divided else {"reference": "cached"}
+    found = {}
+    for processes in (1, 2):
+        fsdp = {"fsdp": True} if divided and processes > 1 else {}
+        made = recipe(tiny, f"{divided}-{processes}", processes, 6, accumulation=2, eval_steps=3, **keys, **fsdp)
+        done = run(made, processes)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count("ok   finite numbers") == 1
+        found[processes] = curve(made), load_file(tiny / "runs" / f"{divided}-{processes}" / "model.safetensors")
+    (one, alone), (two, together) = found[1], found[2]
+    for name, values in one.items():
+        assert len(values) >= 3 and two[name] == pytest.approx(values, abs=1e-5), name
+    assert alone.keys() == together.keys()
+    for name, weight in alone.items():
+        assert (weight - together[name]).abs().max() < 1e-4, name
+
+
+@pytest.mark.slow
+def test_a_lost_process_is_named_and_the_others_leave(tiny: Path) -> None:
+    made = recipe(tiny, "lost", 2, 2000, evaluate=False, save_strategy="steps", save_steps=4, save_total_limit=1)
+    (started,) = launched(made, 2, 1)
+    assert started.stderr is not None
+    try:
+        while not list((tiny / "runs" / "lost").glob("checkpoint-*/complete.json")):
+            assert started.poll() is None, started.stderr.read()[-3000:]
+            time.sleep(0.2)
+        os.kill(of_rank(started.pid, 1), signal.SIGKILL)
+        told = started.communicate(timeout=60)[1]
+    finally:
+        started.kill()
+    assert started.returncode != 0
+    assert told.count("process 1 of 2 (counted from 0) went") == 1
+    assert "The same command goes on" in told
