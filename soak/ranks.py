@@ -200,12 +200,8 @@ def gaps(one: dict[str, list[float]], other: dict[str, list[float]]) -> dict[str
 def resumed_gap(place: Path, before: int, after: int, kind: str) -> dict[str, float]:
     """Stop a run half-way, go on with another number of processes, and hold it against the run that was not stopped."""
     name, half = f"resumed-{kind}-{before}-{after}", STEPS // 2
-    keys = {
-        "evaluate": False,
-        "save_strategy": "steps",
-        "save_steps": half,
-        **({"fsdp": True} if kind != "DDP" else {}),
-    }
+    keys: dict[str, Any] = {"evaluate": False, "save_strategy": "steps", "save_steps": half}
+    keys |= {"fsdp": True} if kind == "FSDP2" else {}
     whole = trained(recipe(place, name, before, STEPS, **keys), before)
     folder = place / "runs" / name
     for path in folder.iterdir():
