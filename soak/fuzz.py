@@ -266,10 +266,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         parts = {
-            "files": run(near.sources, 13_000, of_source(folder), "files"),
-            "recipes": run(near.yaml_texts(), 5_000, lambda text, _: reads(text, folder), "recipes"),
-            "flags": run(near.flags(), 1_000, of_flags(folder), "flags"),
-            "inspect": run(near.files(), 1_000, of_inspect(folder), "inspect"),
+            "files": run(near.sources, 8_000, of_source(folder), "files"),
+            "recipes": run(near.yaml_texts(), 10_000, lambda text, _: reads(text, folder), "recipes"),
+            "flags": run(near.flags(), 1_500, of_flags(folder), "flags"),
+            "inspect": run(near.files(), 500, of_inspect(folder), "inspect"),
         }
         result: dict[str, Any] = {part: findings.as_dict() for part, findings in parts.items()}
         result["led_by_coverage"] = covered(300, folder)

@@ -17,6 +17,11 @@ ASKING = ("user", "system", "developer")
 """Roles whose words a template must keep. Of an assistant's earlier turns many leave the reasoning out."""
 
 
+def longest(max_length: int) -> int:
+    """Characters of the longest text that is worth to be tokenised, most of which is then cut off."""
+    return max(1_000_000, 100 * max_length)
+
+
 class Fault(NamedTuple):
     """Why a datum cannot be used: the reason in the words of the count, and what to say of this one."""
 
@@ -29,10 +34,19 @@ def special_texts(tokenizer: Any) -> tuple[str, ...]:
     return tuple(token for token in tokenizer.all_special_tokens if token.strip())
 
 
-def empty(prompts: Sequence[Text], responses: Sequence[Text], special: tuple[str, ...]) -> Fault | None:
-    """A text that is nothing but special tokens."""
+def unreadable(
+    prompts: Sequence[Text], responses: Sequence[Text], special: tuple[str, ...], longest: int
+) -> Fault | None:
+    """A text that is nothing but special tokens, or so long that tokenising it takes more memory than training."""
     for text in (*prompts, *responses):
-        words = texts.words(text).strip()
+        words = texts.words(text)
+        if len(words) > longest:
+            return Fault(
+                "far too long",
+                f"{called(text, prompts)} has {len(words):,} characters, and more than {longest:,} are not tokenised "
+                "under this max_length; cut the text",
+            )
+        words = words.strip()
         if words.startswith(special) and not _without(words, special):
             return Fault(
                 "nothing but special tokens", f"{called(text, prompts)} is nothing but special tokens; give it words"

@@ -116,10 +116,11 @@ def prompts_of(datum: Datum) -> list[Text]:
     return [datum.prompt if own.prompt is None else own.prompt for own in datum.about]
 
 
-def broken_text(datum: Datum, special: tuple[str, ...] = ()) -> Unencodable | None:
-    """What is wrong with a datum of which no tokenizer can read a text, or only ``special`` tokens."""
+def broken_text(datum: Datum, special: tuple[str, ...], longest: int) -> Unencodable | None:
+    """What is wrong with a datum of which no tokenizer can read a text, or only ``special`` tokens, or that is longer
+    than so many characters."""
     prompts = prompts_of(datum)
-    if (fault := faithful.empty(prompts, datum.responses, special)) is not None:
+    if (fault := faithful.unreadable(prompts, datum.responses, special, longest)) is not None:
         return Unencodable(datum, *fault)
     for text in (*{id(prompt): prompt for prompt in prompts}.values(), *datum.responses):
         if not is_encodable(text):

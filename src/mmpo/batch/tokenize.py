@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from tqdm.auto import tqdm
 
-from mmpo.batch.faithful import special_texts
+from mmpo.batch.faithful import longest, special_texts
 from mmpo.batch.split import Apart, Ids, Split, Splitter, Texts, Together, Unencodable, broken_text, tokens_of
 from mmpo.data.ledger import Dropped
 from mmpo.data.texts import words
@@ -212,7 +212,7 @@ def encoder_of_many(tokenizer: Any, limits: Limits) -> Callable[[Sequence[Datum]
             return error
 
     def encode(data: Sequence[Datum]) -> list[Encoded | Unencodable]:
-        texts = _texts(data, way, special)
+        texts = _texts(data, way, special, longest(limits.max_length))
         read = [text for found in texts if isinstance(found, Texts) for text in (*found.prompts, *found.wholes)]
         ids = tokens_of(tokenizer, read, way.special)
         return [one(datum, found, ids) for datum, found in zip(data, texts, strict=True)]
@@ -233,9 +233,9 @@ def encoder(tokenizer: Any, limits: Limits) -> Callable[[Datum], Encoded]:
     return one
 
 
-def _texts(data: Sequence[Datum], way: Splitter, special: tuple[str, ...]) -> list[Texts | Unencodable]:
+def _texts(data: Sequence[Datum], way: Splitter, special: tuple[str, ...], most: int) -> list[Texts | Unencodable]:
     """The texts of each datum; those that no tokenizer reads do not reach the chat template."""
-    broken = [broken_text(datum, special) for datum in data]
+    broken = [broken_text(datum, special, most) for datum in data]
     found = iter(way.texts([datum for datum, wrong in zip(data, broken, strict=True) if wrong is None]))
     return [next(found) if wrong is None else wrong for wrong in broken]
 
