@@ -22,7 +22,7 @@ import torch
 import yaml
 from peft import LoraConfig, get_peft_model
 from tools.audit import told
-from transformers import TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 from judged_world import answered, judging
 from mmpo import checkpoints, markdown
@@ -30,7 +30,6 @@ from mmpo.asking import Endpoint
 from mmpo.cli import main
 from mmpo.data import inspect, load
 from mmpo.errors import UserError
-from mmpo.evaluate.health.callback import HealthCallback
 from mmpo.evaluate.suites import evaluate_suite
 from mmpo.evaluate.suites.page import write_suites
 from mmpo.files import write_whole
@@ -165,7 +164,7 @@ def test_an_adapter_that_is_a_pickle_is_refused(base_too: bool, policy: Path, co
 def stopped(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that stopped after its first step: what is to be gone on from."""
 
-    class Stop(HealthCallback):
+    class Stop(TrainerCallback):
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             raise KeyboardInterrupt
 
