@@ -159,7 +159,8 @@ def fit(
         known["weights"] = {"start": weights_digest(setup.model)}
         told += check_same(repeats, known) if repeats else []
         start = {"from": found.checkpoint, "damaged": found.damaged, **surroundings(args)}
-        record = open_record(folder, identity, known, start)
+        with writing(folder, setup.model):
+            record = open_record(folder, identity, known, start)
         for line in told + found.told:
             print(line)
     watch = watch or HealthCallback()
