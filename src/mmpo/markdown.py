@@ -29,7 +29,7 @@ def code(text: str) -> Markup:
 def environment() -> Environment:
     """Renders the templates of ``mmpo.report`` as Markdown.
 
-    Every value is ``escaped``, unless it passed ``code``, ``tojson`` or ``safe``, of which the last is for text of ours.
+    Every value is ``escaped``, unless it passed ``code``, ``tojson`` or ``safe``, the last of them for our own text.
     """
     made = Environment(  # noqa: S701 (this is no HTML)
         loader=PackageLoader("mmpo", "report"),
