@@ -116,6 +116,19 @@ def test_the_folder_is_that_of_the_content(tmp_path: Path) -> None:
         assert other != folder and account(other) is None
 
 
+def test_what_was_begun_stays_but_for_wrong_input(tmp_path: Path) -> None:
+    for error, stays in ((pieces.Unfinished("the disk is full"), True), (UserError("row 3 is bad"), False)):
+        with pytest.raises(UserError, match=str(error)), kept("data", {}, tmp_path) as folder:
+            list(in_pieces([1], squares, folder, 1, "squares"))
+            raise error
+        assert part(folder, 0).exists() == stays
+    with kept("data", {}, tmp_path) as folder:
+        finish(folder, {})
+    with pytest.raises(UserError, match="later"), kept("data", {}, tmp_path) as folder:
+        raise UserError("later")
+    assert account(folder) == {}
+
+
 def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MMPO_CACHE", "/m")
     monkeypatch.setenv("XDG_CACHE_HOME", "/x")

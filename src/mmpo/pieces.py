@@ -11,6 +11,7 @@ import errno
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 from bisect import bisect_right
@@ -50,6 +51,10 @@ _PR_SET_PDEATHSIG = 1
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
+class Unfinished(UserError):
+    """What was begun cannot be finished now, and goes on from there once the disk or the memory allows it."""
+
+
 # ---------------------------------------------------------------------------------------------- folders of the cache
 
 
@@ -70,15 +75,24 @@ def kept(kind: str, key: Mapping[str, Any], cache: Path | str | None = None) -> 
     """The folder ``<cache>/<kind>-<digest of the key>``, to read where ``account`` knows it, else to fill.
 
     Of several processes that ask for it one fills it, and the others wait and then read; they say so after a few
-    seconds. The lock of a process that died is free. Raises UserError where the cache cannot be written.
+    seconds. The lock of a process that died is free. What was begun stays, so that it can go on, but for input that is
+    wrong. Raises UserError where the cache cannot be written.
     """
     folder = cache_home(cache) / f"{kind}-{digest(key)}"
-    with ExitStack() as stack:
-        if account(folder) is None:
-            with on_disk(folder):
-                folder.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(_locked(folder))
+    if account(folder) is not None:
         yield folder
+        return
+    with ExitStack() as stack:
+        with on_disk(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(_locked(folder))
+            folder.mkdir(exist_ok=True)
+        try:
+            yield folder
+        except UserError as error:
+            if not isinstance(error, Unfinished) and account(folder) is None:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
 
 
 @contextmanager
@@ -120,7 +134,7 @@ def on_disk(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _DISK:
             raise
-        raise UserError(
+        raise Unfinished(
             f"{folder}: cannot be written ({first_line(error)}); make room, make it writable, or choose another folder "
             "(data_cache in the recipe, or the environment variable MMPO_CACHE)"
         ) from error
@@ -183,7 +197,7 @@ def _in_order(
         while under_way:
             yield under_way.popleft()()
     except BrokenProcessPool as error:
-        raise UserError(
+        raise Unfinished(
             f"{folder}: a process that prepared data was killed, perhaps for want of memory; start again, and it goes "
             "on from there, if need be with fewer of them (data_workers)"
         ) from error
@@ -205,7 +219,7 @@ def _piece(work: Callable[[Task, Path], dict[str, Any]], folder: Path, n: int, t
 def _summary(folder: Path, n: int) -> dict[str, Any] | None:
     try:
         found: dict[str, Any] = json.loads(part(folder, n).with_suffix(".json").read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # not there, or cut off when the machine went down
         return None
     return found
 
