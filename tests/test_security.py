@@ -471,8 +471,7 @@ def test_a_hostile_card_is_text(tmp_path: Path) -> None:
         "name": evil, "base_model": evil, "task": "policy", "method": evil, "reference": evil, "prompts": 1,
         "data": {"parts": [{"name": evil}]}, "comparisons": {"comparisons": 1}, "gamma": None, "epochs": 1, "steps": 1,
         "kept": None, "tokens": {"summary": evil}, "equation": "e", "metrics": {evil: 1.0}, "health": [evil],
-        "called": evil,
-        "called": evil, "usage": "u", "versions": {"mmpo": evil}, "citation": "c",
+        "called": evil, "starts": [{}], "usage": "u", "versions": {"mmpo": evil}, "citation": "c",
     }  # fmt: skip
     write_card(tmp_path, record)
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
