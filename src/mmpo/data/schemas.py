@@ -179,7 +179,7 @@ def _annotator_grades(row: Row, source: Source, n: int) -> dict[str, tuple[float
     return {who: some_numbers(line, f"{name}[{a}]", n) for a, (who, line) in enumerate(zip(names, table, strict=True))}
 
 
-def _mapping(row: Row, column: str) -> Mapping[str, Any]:
+def _mapping(row: Row, column: str) -> Mapping[Any, Any]:
     table = row.value(column)
     if not isinstance(table, Mapping):
         raise BadRow("wrong type", f"{column} is not a mapping; give {{attribute: [one number a response]}}")
