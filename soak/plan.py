@@ -9,30 +9,32 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 from bench.workload import SPECIAL, word_tokenizer
+from tqdm.auto import tqdm
 from transformers import Qwen2Config, TrainerCallback, TrainingArguments
 
 from mmpo.batch import Limits
 from mmpo.methods import build
 from mmpo.models import head
+from mmpo.plan import Planner
 from mmpo.plan.blueprint import Blueprint
 from mmpo.plan.hardware import Device
-from mmpo.plan.memory import Job, memory
+from mmpo.plan.memory import Job
+from mmpo.plan.rate import rate
 from mmpo.plan.rows import Lengths, Row
-from mmpo.plan.trace import footprint
+from mmpo.plan.work import load
 from mmpo.setup import bring_together
 from mmpo.types import Datum
-from soak.common import ROOT
-
-MIB = 2**20
-VOCABULARY = 32_000
+from soak.common import ROOT, write
+from soak.sizes import write_table
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,12 @@ class Case:
     """A setting that is planned and run. Its shape is (hidden, layers, heads, key heads, intermediate)."""
 
     name: str
-    shape: tuple[int, int, int, int, int] = (512, 8, 8, 2, 1408)
-    vocabulary: int = VOCABULARY
+    shape: tuple[int, int, int, int, int] = (384, 6, 6, 2, 1024)
+    vocabulary: int = 16_000
     task: str = "policy"
-    row: Row = (150, (130, 130))
+    row: Row = (120, (80, 100))
     prompts: int = 4
-    micro_batch_tokens: int = 1024
+    micro_batch_tokens: int = 700
     layout: str = "shared"
     bf16: bool = False
     dtype: str = "float32"
@@ -72,7 +74,7 @@ class Case:
 
     @property
     def blueprint(self) -> Blueprint:
-        return Blueprint(self.name, self.config, self.task, self.dtype, self.lora)  # type: ignore[arg-type]
+        return Blueprint(self.name, self.config, self.task, self.dtype, self.lora)
 
     @property
     def job(self) -> Job:
@@ -193,36 +195,87 @@ def process(case: Case) -> dict[str, Any]:
     return {"process": resident("VmHWM") - before, "seconds": min(seconds), "libraries": before}
 
 
-def in_a_process(what: str, case: Case) -> dict[str, Any]:
-    """``tensors`` or ``process``, where nothing else has run."""
-    command = [sys.executable, "-m", "soak.plan", what, json.dumps(asdict(case))]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{case.name}: {done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 # ---------------------------------------------------------------------------------------------- planned
 
 
 NOTHING = Device("tensors alone", 0, 1, 1, 1, 1, 1, kind="cpu", overhead=0.0, spread=0.0)
 
 
-def planned(case: Case) -> dict[str, float]:
-    """The tensors of the same, part by part, in bytes."""
-    lengths = Lengths((case.row,), "stated", case.prompts)
-    job = case.job
-    (step,) = lengths.steps(case.prompts, case.micro_batch_tokens, job.layout)
-    found = footprint(
-        case.blueprint,
-        lengths.worst(case.prompts, case.micro_batch_tokens, job.layout),
-        layout=job.layout,
-        device="cpu",
-        autocast=job.autocast,
-        checkpointing=job.checkpointing,
-    )
-    parts = memory(job, found, NOTHING, one=len(step) == 1)
-    return {**asdict(parts), "total": parts.total}
+def planner_of(case: Case, device: Device) -> Planner:
+    return Planner(case.job, Lengths((case.row,), "stated", case.prompts), device, case.prompts)
+
+
+def spare(case: Case) -> float:
+    """Bytes of the chunk of logits that are reserved on a CPU and never written: no memory of the machine."""
+    if case.task == "reward" or case.layout == "padded":
+        return 0.0
+    rows = Lengths((case.row,), "stated").worst(case.prompts, case.micro_batch_tokens, case.job.layout)
+    written = min(head.CHUNK_BYTES["cpu"], 4 * case.vocabulary * load(rows, case.job.layout).scored)
+    # The trial of the layout reads in fp32, and what it reserved stays.
+    return head.CHUNK_BYTES["cpu"] - written / (2 if case.bf16 else 1)
+
+
+def compared(case: Case, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Planned beside measured."""
+    plan = planner_of(case, NOTHING)
+    parts = plan.line(1, "alone").memory
+    measured = found["tensors"] - spare(case)
+    return {
+        "case": asdict(case),
+        "planned": {**asdict(parts), "total": parts.total},
+        "tensors": measured,
+        "error": parts.total / measured - 1,
+        "flops": plan.work(case.job).total,
+        **{name: found[name] for name in ("process", "seconds", "busy") if name in found},
+    }
+
+
+BASE = Case("pairs")
+CASES = (
+    BASE,
+    replace(BASE, name="pairs, bf16", bf16=True),
+    replace(BASE, name="four responses, separate", row=(100, (90, 40, 60, 80)), layout="separate", prompts=3),
+    replace(BASE, name="padded", row=(100, (90, 40)), layout="padded"),
+    replace(BASE, name="long prompts", row=(600, (60, 60)), prompts=2),
+    replace(BASE, name="gradient checkpointing, bf16", checkpointing=True, bf16=True),
+    replace(BASE, name="LoRA", lora={"r": 16}, reference="adapter"),
+    replace(BASE, name="LoRA on a bf16 base", lora={"r": 16}, reference="adapter", dtype="bfloat16", bf16=True),
+    replace(BASE, name="one micro-batch, cached reference", prompts=2, reference="cached"),
+    replace(BASE, name="Adafactor", optimizer="adafactor"),
+    replace(BASE, name="reward model", task="reward"),
+    replace(BASE, name="wide", shape=(768, 3, 12, 12, 2048), reference="cached"),
+    replace(BASE, name="deep", shape=(256, 20, 4, 2, 704), reference="cached", checkpointing=True),
+)
+"""Nothing in the count of tensors is fitted, so that all of them are held out."""
+
+PROCESSES = (BASE, CASES[1], CASES[6])
+"""What the whole process takes, and how fast it is, is measured on these."""
+
+
+# ---------------------------------------------------------------------------------------------- all of it
+
+
+def main() -> None:
+    """Measure all cases, write docs/reliability/plan.json and the table of docs/sizes.md."""
+    write_table()
+    found = {case.name: dict(one) for case, one in zip(CASES, in_a_process("tensors", CASES), strict=True)}
+    for case in tqdm(PROCESSES, desc="processes"):
+        found[case.name] |= in_a_process("process", [case])[0]
+    rows = [compared(case, found[case.name]) for case in CASES]
+    errors = [abs(row["error"]) for row in rows]
+    peak = rate(2048, 2048, 2048, torch.float32, "cpu", 0.5)
+    write("plan", {"rows": rows, "worst_error": max(errors), "median_error": median(errors), "peak": peak})
+
+
+# ---------------------------------------------------------------------------------------------- processes
+
+
+def in_a_process(what: str, cases: Sequence[Case]) -> list[dict[str, Any]]:
+    """``tensors`` or ``process`` of these cases, in a process where nothing else has run."""
+    command = [sys.executable, "-m", "soak.plan", what, json.dumps([asdict(case) for case in cases])]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    answers: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    return answers
 
 
 def case_of(given: Mapping[str, Any]) -> Case:
@@ -232,4 +285,5 @@ def case_of(given: Mapping[str, Any]) -> Case:
 
 
 if __name__ == "__main__":
-    print(json.dumps({"tensors": tensors, "process": process}[sys.argv[1]](case_of(json.loads(sys.argv[2])))))
+    ask = {"tensors": tensors, "process": process}[sys.argv[1]]
+    print(json.dumps([ask(case_of(given)) for given in tqdm(json.loads(sys.argv[2]), desc=sys.argv[1])]))

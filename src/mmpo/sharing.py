@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -96,7 +96,8 @@ class SharingTrainer(LastingTrainer):
         was = state.sync_gradients
         state._set_sync_gradients(False)
         try:
-            with self.accelerator.no_sync(model):
+            # Divided gradients travel at once: FSDP would else hold them whole on each process until the last part.
+            with nullcontext() if self.divided else self.accelerator.no_sync(model):
                 yield
         finally:
             state._set_sync_gradients(was)

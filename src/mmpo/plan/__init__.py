@@ -2,7 +2,7 @@
 
 from mmpo.plan.hardware import DEVICES, Device, counts, named
 from mmpo.plan.planner import Line, Mend, Planner
-from mmpo.plan.recipe import job_of, planner
+from mmpo.plan.recipe import job_of, plan_for
 from mmpo.plan.rows import stated
 
-__all__ = ["DEVICES", "Device", "Line", "Mend", "Planner", "counts", "job_of", "named", "planner", "stated"]
+__all__ = ["DEVICES", "Device", "Line", "Mend", "Planner", "counts", "job_of", "named", "plan_for", "stated"]

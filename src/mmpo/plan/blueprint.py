@@ -7,7 +7,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from mmpo.errors import UserError, first_line
 from mmpo.models.load import load_config, without_dropout
 from mmpo.models.lora import adapted
-from mmpo.models.packed import Layout, innermost, unfit
+from mmpo.models.packed import Layout, unfit
+from mmpo.models.padded import innermost
 
 QUANTIZED = {"4bit": 0.5 + 4 / 64, "8bit": 1.0}
 """Bytes of a quantised weight. In 4 bits each block of 64 has a scale in fp32; what 8 bits have for a row is little."""
@@ -32,19 +33,19 @@ class Blueprint:
     Attributes:
         name: what the user calls it.
         config: of transformers.
-        task: a policy, or a reward model with one label.
+        task: "policy", or "reward" for a model with one label.
         dtype: of the weights.
         lora: keys of peft.LoraConfig, or None for full training.
-        quantize: of the frozen base under LoRA.
+        quantize: "4bit" or "8bit" of the frozen base under LoRA.
         trust_remote_code: whether code that comes with the config may be run.
     """
 
     name: str
     config: Any
-    task: Literal["policy", "reward"] = "policy"
+    task: str = "policy"
     dtype: str = "float32"
     lora: Mapping[str, Any] | None = None
-    quantize: Literal["4bit", "8bit"] | None = None
+    quantize: str | None = None
     trust_remote_code: bool = False
 
     def build(self, layers: int | None = None, dtype: str | None = None) -> Any:

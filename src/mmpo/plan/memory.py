@@ -138,7 +138,9 @@ def memory(
     weights, gradients, optimizer = states(job, "alone" if devices == 1 else split, devices)
     others = sum(model.anatomy.weight_bytes for model in job.beside)
     if job.reference == "copy":
-        others += anatomy.weight_bytes
+        # FSDP divides it like the model, layer by layer.
+        shared = split == "fsdp2" and devices > 1
+        others += anatomy.weight_bytes / devices + job.width * anatomy.block if shared else anatomy.weight_bytes
     held = found.peak
     if one:
         # Gradients come as activations go.
@@ -148,9 +150,16 @@ def memory(
     if job.ahead:  # two sets of gradients, and the weights to come back to
         gradients += 3 * anatomy.trained_bytes
     activations = min(found.kept, held)
-    parts = [job.models * part for part in (weights, gradients, optimizer, others, activations, held - activations)]
     links = LINKS if devices > 1 and device.kind == "cuda" else 0.0
-    return Memory(*parts, device.overhead + links + device.spread * job.models * held)
+    return Memory(
+        weights=job.models * weights,
+        gradients=job.models * gradients,
+        optimizer=job.models * optimizer,
+        others=others,
+        activations=job.models * activations,
+        workspace=job.models * (held - activations),
+        slack=device.overhead + links + device.spread * job.models * held,
+    )
 
 
 def states(job: Job, split: Split, devices: int) -> tuple[float, float, float]:
@@ -169,8 +178,8 @@ def states(job: Job, split: Split, devices: int) -> tuple[float, float, float]:
         return weights / devices + gathered, gradients / devices + under_way, optimizer / devices
     # DeepSpeed computes with all weights in half precision, and steps on masters and gradients in fp32.
     computed = width * trained + min(weights - gradients, width * (anatomy.parameters - trained))
-    masters = (SINGLE * trained if width < SINGLE else 0) + SINGLE * trained
-    masters += optimizer * SINGLE * trained / max(gradients, 1)
+    wide = SINGLE * trained
+    masters = (wide if width < SINGLE else 0) + wide + optimizer * wide / max(gradients, 1)
     own = width * trained / devices + width * min(trained, BUCKET)
     if split == "zero2":
         return computed, own, masters / devices

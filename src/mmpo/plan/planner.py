@@ -19,6 +19,9 @@ MOST = 4
 """Ways to make it fit that are told."""
 
 
+NONE = Footprint(0.0, 0.0, 0.0, 0.0, 0.0)
+
+
 @dataclass(frozen=True)
 class Line:
     """A number of devices, how the model lies on them, and what that takes on each.
@@ -133,6 +136,9 @@ class Planner:
         job = self.job
         for change in chosen:
             job = change.apply(job)
+        # What does not even fit without activations need not be traced.
+        if memory(job, NONE, self.device, split, devices).total > self.device.memory:
+            return None
         line = self.line(devices, split, job)
         written = tuple(change.written for change in chosen) + ((split,) if split != "alone" else ())
         return Mend(written, any(change.other_result for change in chosen), line) if line.fits else None

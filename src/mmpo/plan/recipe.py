@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
+from mmpo.batch import prepare
 from mmpo.batch.collate import micro_batch_tokens
 from mmpo.batch.example import sizes_of
-from mmpo.batch.prepare import prepare
 from mmpo.equip import reference_kind
 from mmpo.errors import UserError
 from mmpo.gather import cores, gather
+from mmpo.keys import TRAINING_KEYS, default
 from mmpo.models.load import load_tokenizer
 from mmpo.needs import TEACHERS
 from mmpo.plan.blueprint import Blueprint, read_config
@@ -21,13 +21,13 @@ from mmpo.plan.hardware import Device
 from mmpo.plan.memory import Job
 from mmpo.plan.planner import Planner
 from mmpo.plan.rows import Lengths, Row
-from mmpo.recipe import TRAINING_KEYS, Recipe
+from mmpo.recipe import Recipe
 
 DRAWN = 20_000
 """Prompts of larger data that a plan looks at, beside the longest ones."""
 
 
-def planner(recipe: Recipe, device: Device, row: Row | None = None) -> Planner:
+def plan_for(recipe: Recipe, device: Device, row: Row | None = None) -> Planner:
     """What is planned for a recipe on a device; ``row`` where the lengths are stated, and no data are read.
 
     Raises UserError where the model's config cannot be read.
@@ -70,14 +70,8 @@ def job_of(recipe: Recipe, device: Device) -> Job:
 
 
 def _training(recipe: Recipe, key: str) -> Any:
-    """A key of TrainingArguments, by the recipe or by default. Making them all would ask for the hardware they name."""
-    if key in recipe.training:
-        value = recipe.training[key]
-    elif key in TRAINING_KEYS:
-        default = TRAINING_KEYS[key]
-        value = default.default if default.default is not MISSING else None
-    else:
-        value = None
+    """A key of TrainingArguments, by the recipe or by default. Making them all would ask for the hardware named."""
+    value = recipe.training[key] if key in recipe.training else default(key) if key in TRAINING_KEYS else None
     return getattr(value, "value", value)
 
 

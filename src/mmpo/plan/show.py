@@ -10,7 +10,7 @@ from typing import Any
 from mmpo.plan.hardware import GIB, counts, named, present
 from mmpo.plan.memory import PARTS
 from mmpo.plan.planner import Line, Mend, Planner
-from mmpo.plan.recipe import planner
+from mmpo.plan.recipe import plan_for
 from mmpo.plan.rows import stated
 from mmpo.recipe import Recipe
 
@@ -21,7 +21,7 @@ def planned(recipe: Recipe, gpus: str | None, device: str | None, row: str | Non
     """What ``mmpo doctor RECIPE --plan`` prints. Raises UserError where something of it cannot be understood."""
     found = present() if device is None else named(device)
     numbers = counts(gpus or ("1" if found.kind == "cpu" else "1,2,8"))
-    made = planner(recipe, found, None if row is None else stated(row))
+    made = plan_for(recipe, found, None if row is None else stated(row))
     lines = made.lines(numbers)
     mends = [] if lines[0].fits else made.mends(lines[0].devices)
     return json.dumps(record(made, lines, mends), indent=1) if as_json else text(made, lines, mends)

@@ -25,7 +25,8 @@ from transformers.masking_utils import sdpa_mask
 
 from mmpo.errors import UserError, first_line
 from mmpo.models import attention, head, packed
-from mmpo.models.packed import Layout, innermost
+from mmpo.models.packed import Layout
+from mmpo.models.padded import innermost
 from mmpo.plan.blueprint import Blueprint
 from mmpo.plan.rows import PaddedBlock, Row, padded_blocks, tokens
 from mmpo.types import Tokens
