@@ -64,7 +64,8 @@ def load_policy(name: str, tokenizer: Any, dtype: str = "float32", trust_remote_
 
 def as_policy(model: Any, tokenizer: Any) -> Any:
     """A loaded language model made a policy. Raises UserError where nothing would tell it to stop."""
-    if tokenizer.eos_token_id is None and not tokenizer.chat_template:
+    # A tokenizer with a separator is that of an encoder, which is no policy for another reason.
+    if tokenizer.eos_token_id is None and tokenizer.sep_token_id is None and not tokenizer.chat_template:
         raise UserError(
             f"the tokenizer of {tokenizer.name_or_path} has neither an end-of-text token nor a chat template, so a "
             "policy would never learn to stop; set eos_token in its tokenizer_config.json"
