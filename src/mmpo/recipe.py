@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations, get_reporting_integration_callbacks
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.training_args import ParallelMode
 
 from mmpo.batch import Limits
@@ -155,6 +156,8 @@ class Recipe(BaseModel):
             get_reporting_integration_callbacks(args.report_to)
         except (ValueError, TypeError, ImportError) as error:
             raise UserError(f"recipe: {first_line(error)}") from error
+        # Or ZeRO 3 would divide the model as it is loaded, before the self-tests and the reference have read it.
+        unset_hf_deepspeed_config()
         if args.fsdp and args.parallel_mode != ParallelMode.DISTRIBUTED:
             raise UserError(
                 "recipe: fsdp divides a model among processes, and there is one; start it with accelerate launch or "
