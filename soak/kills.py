@@ -141,6 +141,8 @@ def _at_random(
         if code not in (-way, 128 + way):
             tale.wrong.append(f"exit code {code} after {way.name}")
         bar.update()
+        if read_record(path.parent / "run").get("status") == "finished":  # it had only to leave
+            return _told(path, tale)
     return _finished(path, tale)
 
 

@@ -45,8 +45,9 @@ def asked_to_leave(trainer: LastingTrainer) -> Iterator[None]:
             os.kill(os.getpid(), number)
         trainer.asked_to_leave = number
         if trainer.is_world_process_zero():
-            name = signal.Signals(number).name
-            print(f"\n{name}: saving after this step; a second signal leaves at once", file=sys.stderr)
+            told = f"\n{signal.Signals(number).name}: saving after this step; a second signal leaves at once\n"
+            # Not by print, in the middle of which the signal may have come.
+            os.write(2, told.encode())
 
     before = {number: signal.signal(number, asked) for number in SIGNALS}
     try:
