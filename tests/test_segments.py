@@ -324,3 +324,18 @@ def test_the_example_of_control_makes_a_better_driver(tmp_path: Path) -> None:
     cloned = control.mean_return(policy)
     control.train(policy, methods.build("cpl"), data, str(tmp_path), seed=0, epochs=15)
     assert control.mean_return(policy) > cloned + 50
+
+
+@pytest.mark.parametrize(
+    ("segment", "words"),
+    [
+        ({"observations": [[1e308]], "actions": [0]}, r"segments\[0\]\.observations holds a number beyond 3\.4e38"),
+        ({"observations": [[1.0]], "actions": [1e30]}, r"segments\[0\]\.actions\[0\] is 1e\+30"),
+    ],
+)
+def test_a_number_too_large_for_its_type_is_a_bad_row(segment: dict[str, Any], words: str, tmp_path: Path) -> None:
+    row = {"segments": [segment, {"observations": [[1.0]], "actions": [0]}], "preferred": 0}
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    with pytest.raises(UserError, match=words):
+        load_segments(str(path))

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mmpo.data.ledger import Ledger
 from mmpo.data.read import has_own_splits, read
-from mmpo.data.rows import BadRow, Row, items, number, numbers
+from mmpo.data.rows import BadRow, Row, items, number, numbers, too_deep
 from mmpo.data.schemas import Schema, responses_row
 from mmpo.data.source import Source
 from mmpo.data.write import to_row
@@ -99,7 +99,8 @@ def load_segments(
 
     Args:
         sources: one or several paths, mappings of the fields of ``Source``, or Sources.
-        on_bad_row: "error" stops at the first bad row; "drop" leaves bad rows out and counts them by reason.
+        on_bad_row: "error" stops at the first bad row; "drop" leaves bad rows out and counts them by reason,
+            and ``AtMost`` does so up to a ceiling over all sources.
 
     Raises:
         UserError: a bad row under "error", rows of two different worlds, a source without one usable row.
@@ -115,10 +116,13 @@ def load_segments(
         if not found:
             dropped = "; ".join(ledgers[-1].summary())
             raise UserError(f"{source.path}: no row of segments can be used; give at least one ({dropped})")
+        source.check_ignored(ledgers[-1].columns_used, ledgers[-1].columns_unused)
         data += found
     if not data:
         raise UserError("data: no source is given; give a path")
-    return LoadedSegments(data, Ledger.total(ledgers), data[0].segments[0].space)
+    ledger = Ledger.total(ledgers)
+    ledger.check(on_bad_row)
+    return LoadedSegments(data, ledger, data[0].segments[0].space)
 
 
 def _parsed(source: Source, ledger: Ledger, on_bad_row: OnBadRow, space: Space | None) -> Iterator[SegmentDatum]:
@@ -138,7 +142,8 @@ def _parsed(source: Source, ledger: Ledger, on_bad_row: OnBadRow, space: Space |
             datum, noted = _datum(raw, source, ledger, where)
             space = space or datum.segments[0].space
             _same_world(datum.segments, space)
-        except BadRow as bad:
+        except (BadRow, RecursionError) as error:
+            bad = error if isinstance(error, BadRow) else too_deep()
             if on_bad_row == "error":
                 raise UserError(f"{where}: {bad} or drop the row (on_bad_row: drop)") from bad
             ledger.drop(bad.reason, where, str(bad))
@@ -166,6 +171,7 @@ def _datum(raw: dict[str, Any], source: Source, ledger: Ledger, where: str) -> t
     used = told.used | row.used.difference(_STATED)
     ledger.columns_used |= used
     ledger.columns_unused = (ledger.columns_unused | set(raw)) - ledger.columns_used
+    ledger.columns_left.update(name for name in set(raw) - used if name in source.left)
     ledger.shapes[SEGMENTS.name] += 1
     further = sorted({key for value in given for key in value} - {"observations", "actions"})
     noted = [f"not used of the segments: {', '.join(further)}"] if further else []
@@ -195,13 +201,17 @@ def _table(value: Any, name: str) -> NDArray[np.float32]:
     if not lines:
         raise BadRow("no steps", f"{name} is empty; give at least one step")
     width = len(items(lines[0], f"{name}[0]"))
-    return np.array([numbers(line, f"{name}[{t}]", width) for t, line in enumerate(lines)], np.float32)
+    with np.errstate(over="ignore"):
+        table = np.array([numbers(line, f"{name}[{t}]", width) for t, line in enumerate(lines)], np.float32)
+    if not np.isfinite(table).all():
+        raise BadRow("too large a number", f"{name} holds a number beyond 3.4e38; scale it down")
+    return table
 
 
 def _choices(acted: Sequence[Any], name: str) -> NDArray[np.int64]:
     choices = [number(choice, f"{name}[{t}]") for t, choice in enumerate(acted)]
     for t, choice in enumerate(choices):
-        if choice < 0 or not choice.is_integer():
+        if not 0 <= choice < 2**31 or not choice.is_integer():
             raise BadRow(
                 "no choice", f"{name}[{t}] is {choice:g}; give a choice as 0, 1, 2 ..., numbers as a list for each step"
             )
