@@ -219,7 +219,7 @@ LOST = ((2, 1), (4, 1), (4, 2))
 def lost_one(place: Path, processes: int, machines: int) -> dict[str, Any]:
     """Kill the last process in the middle of a run, see all leave, and start again."""
     name = f"lost-{processes}-{machines}"
-    made = recipe(place, name, processes, 400, evaluate=False, save_strategy="steps", save_steps=10, save_total_limit=1)
+    made = recipe(place, name, processes, 120, evaluate=False, save_strategy="steps", save_steps=10, save_total_limit=1)
     started = launched(made, processes, machines)
     while not list((place / "runs" / name).glob("checkpoint-*/complete.json")):
         if any(launcher.poll() is not None for launcher in started):
