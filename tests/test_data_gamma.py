@@ -289,3 +289,10 @@ def test_grades_worse_than_any_gamma_can_mend() -> None:
     data = rated_and_voted(0.0, 200, 0)
     turned = [replace(d, grades=d.grades[::-1]) if n % 5 < 2 else d for n, d in enumerate(data)]  # type: ignore[index]
     assert "at any gamma" in fit_gamma(turned, draws=2).note
+
+
+def test_a_bootstrap_in_parts_of_the_grid_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = world(1.3, 40, 5, 0)
+    whole = fit_gamma(data, draws=50)
+    monkeypatch.setattr("mmpo.data.gamma_fit._TABLE", 40 * 10)
+    assert fit_gamma(data, draws=50) == whole and whole.low is not None
