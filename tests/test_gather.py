@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset
 
 from in_memory import gathered, random_rows
 from mmpo import gather as gathering
@@ -97,6 +98,28 @@ def test_real_data_in_pieces(tmp_path: Path, shared_data: Path, chunk: Any, name
     source = Source(str(shared_data / f"{name}.jsonl.gz"), ignore=("preference",) if "pairs" in name else ())
     shape = Shape(max_responses=8, max_pairs=20)
     same(gather([source], shape, 5, cache=tmp_path, workers=2), gathered([source], shape, 5))
+
+
+def test_every_kind_of_file_in_pieces(tmp_path: Path, chunk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    chunk(3_000)
+    monkeypatch.setattr(read, "_MOST", 7)
+    rows = graded(50)
+    for row in rows[::5]:
+        row["subset"] = None if row is rows[0] else "some"
+    table = Dataset.from_list(rows)
+    table.to_json(tmp_path / "a.jsonl")
+    table.to_json(tmp_path / "a.json", lines=False)
+    table.to_parquet(tmp_path / "a.parquet")
+    table.save_to_disk(str(tmp_path / "saved"))
+    lists = {name: [json.dumps(row[name]) for row in rows] for name in ("responses", "scores")}
+    Dataset.from_dict({"prompt": [row["prompt"] for row in rows], **lists}).to_csv(tmp_path / "a.csv")
+    written(tmp_path / "a.jsonl.gz", rows)
+    for name in ("a.jsonl", "a.jsonl.gz", "a.json", "a.parquet", "saved", "a.csv"):
+        source = Source(str(tmp_path / name))
+        found = gather([source], Shape(), 3, cache=tmp_path / "cache", workers=2)
+        same(found, gathered([source], Shape(), 3))
+        assert len(found.data) == 50
+        assert len(list(read.chunks(source))) > (name != "a.json")
 
 
 @pytest.mark.parametrize("size", [1, 300, 1 << 22])
