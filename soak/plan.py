@@ -34,7 +34,9 @@ from mmpo.plan.work import load
 from mmpo.setup import bring_together
 from mmpo.types import Datum
 from soak.common import ROOT, write
-from soak.sizes import write_table
+from soak.sizes import put, write_table
+
+MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -265,6 +267,30 @@ def main() -> None:
     errors = [abs(row["error"]) for row in rows]
     peak = rate(2048, 2048, 2048, torch.float32, "cpu", 0.5)
     write("plan", {"rows": rows, "worst_error": max(errors), "median_error": median(errors), "peak": peak})
+    put(("<!-- checks -->", "<!-- end of checks -->"), told(rows))
+
+
+def told(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What was measured, for the page."""
+    worst = max(abs(row["error"]) for row in rows)
+    lines = [
+        "Small models were trained for real on a CPU, and the most bytes that tensors took at once, as torch reports",
+        f"each allocation to its profiler, were compared with the plan: all {len(rows)} within {worst:.1%}. Nothing of",
+        "it was fitted. In MiB:",
+        "",
+        "| | planned | measured | error |",
+        "|---|---|---|---|",
+    ]
+    for row in rows:
+        planned = row["planned"]["total"] / MIB
+        lines.append(f"| {row['case']['name']} | {planned:,.0f} | {row['tensors'] / MIB:,.0f} | {row['error']:+.1%} |")
+    beside = [
+        (row["case"]["name"], (row["process"] - row["planned"]["total"]) / MIB) for row in rows if "process" in row
+    ]
+    whole = ", ".join(f"{extra:,.0f} MiB ({name})" for name, extra in beside)
+    return "\n".join(
+        [*lines, "", f"The process took more than its tensors: {whole}. On a CPU the slack stands for that."]
+    )
 
 
 # ---------------------------------------------------------------------------------------------- processes

@@ -28,7 +28,7 @@ class Device:
         bandwidth: bytes a second to and from its memory.
         link, network: bytes a second that it sends to another of its machine, and of another machine.
         kind: "cuda" or "cpu", as torch says it (a GPU of AMD is "cuda" too).
-        busy: the least and the most part of ``half`` or ``single`` that training reaches.
+        busy, busy_single: the least and the most part of ``half`` and of ``single`` that training reaches.
         overhead: bytes that a process takes there before its first tensor.
         spread: what the allocator holds beside the tensors of a micro-batch, as a part of them.
     """
@@ -42,6 +42,7 @@ class Device:
     network: float
     kind: str = "cuda"
     busy: tuple[float, float] = (0.3, 0.5)
+    busy_single: tuple[float, float] = (0.3, 0.5)
     overhead: float = 0.8 * GIB
     spread: float = 0.08
 
@@ -61,9 +62,11 @@ DEVICES = {
 """What the makers state of dense products with sums in fp32. Memory is what a process finds free; links are one way.
 The network is 400 Gbit/s an accelerator (200 with an A100 or L40S, 100 with a 4090), as such machines mostly have."""
 
-CPU_BUSY = (0.5, 0.75)
-CPU_SPREAD = 0.05
-"""Measured (docs/reliability/plan.json)."""
+CPU_BUSY, CPU_BUSY_SINGLE = (0.12, 0.32), (0.55, 0.75)
+"""Measured (docs/performance.md)."""
+
+CPU_SLACK = (0.75 * GIB, 0.15)
+"""Bytes of libraries, and what glibc holds beside the tensors of a micro-batch, as measured here."""
 
 
 def named(name: str) -> Device:
@@ -77,7 +80,8 @@ def present() -> Device:
     """The device of this machine: of the table where it is there, else measured, which takes a second or two."""
     if not torch.cuda.is_available():
         memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-        return Device("this CPU", memory, *_rates("cpu"), 10e9, 10e9, 1e9, "cpu", CPU_BUSY, 0.5 * GIB, CPU_SPREAD)
+        links = (10e9, 10e9, 1e9)
+        return Device("this CPU", memory, *_rates("cpu"), *links, "cpu", CPU_BUSY, CPU_BUSY_SINGLE, *CPU_SLACK)
     said, memory = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory
     marks = [name for name in DEVICES if name.upper() in said]
     if "A100" in said:

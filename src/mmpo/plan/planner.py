@@ -9,11 +9,14 @@ from functools import cached_property
 from itertools import combinations
 from typing import Any
 
+from tqdm.auto import tqdm
+
 from mmpo.plan.hardware import Device
 from mmpo.plan.memory import SPLITS, Job, Memory, Split, memory
 from mmpo.plan.rows import Lengths, cost
 from mmpo.plan.trace import Footprint, footprint
 from mmpo.plan.work import Flops, Seconds, flops, load, seconds
+from mmpo.recipe import Recipe
 
 MOST = 4
 """Ways to make it fit that are told."""
@@ -123,7 +126,9 @@ class Planner:
         for size in range(5):
             found = [
                 mend
-                for chosen in combinations(self.changes, size)
+                for chosen in tqdm(
+                    list(combinations(self.changes, size)), desc=f"{size} changes", leave=False, mininterval=1.0
+                )
                 for split in splits
                 if (mend := self._mend(chosen, devices, split)) is not None
             ]
@@ -161,7 +166,7 @@ class Planner:
             if job.optimizer.startswith("adamw") and not job.optimizer.endswith("8bit"):
                 out.append(Change("optim: adamw_8bit", lambda job: replace(job, optimizer="adamw_8bit"), True))
             out.append(Change("lora: {r: 16}, dtype: bfloat16", _adapted, True))
-        if job.blueprint.quantize is None:
+        if job.blueprint.quantize is None and "quantize" in Recipe.model_fields:
             out.append(Change("lora: {r: 16}, dtype: bfloat16, quantize: 4bit", _quantized, True))
         return out
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from mmpo.plan.hardware import GIB, counts, named, present
-from mmpo.plan.memory import PARTS
+from mmpo.plan.memory import PARTS, SINGLE
 from mmpo.plan.planner import Line, Mend, Planner
 from mmpo.plan.recipe import plan_for
 from mmpo.plan.rows import stated
@@ -130,7 +130,7 @@ def _fitting(devices: int, mends: Sequence[Mend]) -> list[str]:
 
 
 def _notes(plan: Planner) -> list[str]:
-    low, high = plan.device.busy
+    low, high = plan.device.busy if plan.job.width < SINGLE else plan.device.busy_single
     return [
         f"Time assumes that the device does {low:.0%} to {high:.0%} of the products it could; what a step sends hides "
         "behind them at best.",

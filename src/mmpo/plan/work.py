@@ -9,7 +9,7 @@ from mmpo.models import head
 from mmpo.models.packed import Layout
 from mmpo.plan.blueprint import Blueprint
 from mmpo.plan.hardware import NODE, Device
-from mmpo.plan.memory import Job, Split, states
+from mmpo.plan.memory import SINGLE, Job, Split, states
 from mmpo.plan.rows import Row, padded_blocks
 
 
@@ -145,13 +145,13 @@ def seconds(
     job: Job, work: Flops, device: Device, split: Split = "alone", devices: int = 1, micro_batches: float = 1.0
 ) -> Seconds:
     """How long a step takes in which each device does this work, in so many micro-batches."""
-    rate = device.half if job.width < 4 else device.single
+    rate, (least, most) = (device.half, device.busy) if job.width < SINGLE else (device.single, device.busy_single)
     _, gradients, optimizer = states(job, "alone", 1)
     moved = 3 * gradients + 2 * optimizer  # a weight is as large as its gradient, and read and written
     shared = devices if split in ("fsdp2", "zero2", "zero3") else 1
     bandwidth = device.link if devices <= NODE else device.network
     return Seconds(
-        (work.total / (rate * device.busy[1]), work.total / (rate * device.busy[0])),
+        (work.total / (rate * most), work.total / (rate * least)),
         sent(job, split, devices, micro_batches) / bandwidth,
         moved / shared / device.bandwidth,
     )
