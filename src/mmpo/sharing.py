@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from transformers import TrainingArguments
@@ -64,8 +65,10 @@ class SharingTrainer(LastingTrainer):
 
     def _dealt(self, examples: Sequence[Example], per_process: int, parts: int = 1, **how: Any) -> Deal:
         processes = self.args.world_size
+        costs = getattr(self.data_collator, "costs", None)
         return Deal(
-            self.data_collator.costs(examples),
+            # A collator of one's own need not know; all data then weigh the same.
+            np.ones(len(examples), np.int64) if costs is None else costs(examples),
             per_process * parts * processes,
             processes=processes,
             process=self.args.process_index,

@@ -8,6 +8,7 @@ from itertools import chain
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mmpo.batch.collate import by_cost
@@ -59,12 +60,12 @@ class SegmentCollator:
     micro_batch_steps: int = READ_STEPS
 
     def __call__(self, data: Sequence[SegmentDatum]) -> dict[str, tuple[SegmentBatch, ...]]:
-        chunks = by_cost([self.cost(datum) for datum in data], self.micro_batch_steps)
+        chunks = by_cost(self.costs(data).tolist(), self.micro_batch_steps)
         return {"batch": tuple(self.batch([data[n] for n in chunk]) for chunk in chunks)}
 
-    def cost(self, datum: SegmentDatum) -> int:
-        """Steps that the datum takes on a row."""
-        return sum(map(len, datum.segments))
+    def costs(self, data: Sequence[SegmentDatum]) -> NDArray[np.int64]:
+        """[N], the steps that each datum takes on a row."""
+        return np.array([sum(map(len, datum.segments)) for datum in data], np.int64)
 
     def batch(self, data: Sequence[SegmentDatum]) -> SegmentBatch:
         """One row of all the steps, and what was said about them."""

@@ -194,7 +194,7 @@ def _trained(trial: Trial, out: Path, effort: Effort, seed: int, watch: Sequence
         per_device_train_batch_size=16,
         num_train_epochs=effort.epochs,
         learning_rate=effort.learning_rate,
-        warmup_steps=10,
+        warmup_steps=0.025,
         logging_steps=10,
         save_strategy="no",
         report_to=[],
