@@ -1,0 +1,186 @@
+"""Write docs/reliability.md from the results that the other runs left in docs/reliability/."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from mmpo.files import write_whole
+from soak.common import RESULTS, ROOT
+
+INTRODUCTION = """# Reliability
+
+A run that is killed goes on as if nothing had happened, bad input is answered in one line or counted, several processes
+train like one, and large data fit in small memory. Every number on this page is filled in from a run: `make soak` makes
+them again, which takes an hour or two, and each section names the part that it comes from. What is promised about
+hostile input stands in SECURITY.md, with a test for each promise.
+"""
+
+MIB = 1 << 20
+
+
+def main() -> None:
+    parts = {"kills": kills, "fuzz": fuzz, "ranks": ranks, "million": million, "plan": plan}
+    text = [INTRODUCTION]
+    for name, section in parts.items():
+        path = RESULTS / f"{name}.json"
+        if not path.is_file():
+            raise SystemExit(f"{path.relative_to(ROOT)} is missing; run: python -m soak {name}")
+        found = json.loads(path.read_text())
+        text.append(f"{section(found)}\nMeasured by `{found['command']}` on {_machine(found['machine'])}.\n")
+    write_whole(ROOT / "docs" / "reliability.md", "\n".join(text))
+
+
+def _machine(told: Mapping[str, Any]) -> str:
+    versions = told["versions"]
+    return (
+        f"{told['cores']} cores of {told['processor']}, torch {versions['torch']}, transformers "
+        f"{versions['transformers']}"
+    )
+
+
+def _table(head: list[str], rows: list[list[Any]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+
+
+def kills(found: Mapping[str, Any]) -> str:
+    total = found["total"]
+    rows = [
+        [
+            kind,
+            one["random_kills"],
+            one["aimed_kills"],
+            one["sigterms"],
+            one["starts"],
+            one["checkpoints_moved_aside"],
+            f"{one['runs_identical']} of {one['runs']}",
+        ]
+        for kind, one in found["kinds"].items()
+    ]
+    head = ["run", "random kills", "aimed kills", "SIGTERM", "starts", "damaged checkpoints", "identical runs"]
+    return f"""## Killed anywhere
+
+{total["random_kills"]} kills (SIGKILL) at random moments from the first line read to the last file written,
+{total["aimed_kills"]} in the middle of writing a given file, and {total["sigterms"]} requests to leave (SIGTERM). The
+same command is started again until it is done. {total["runs_identical"]} of {total["runs"]} runs ended with the weights
+of a run that was left alone, bit for bit, with the same ids in every step, none lost and none twice, and with the same
+log. {total["checkpoints_moved_aside"]} times the newest checkpoint was not whole; it was recognised and moved aside, and
+the one before it was taken. The kills begin when the libraries are loaded, before which nothing is written. {found["prompts"]}
+prompts, {found["steps"]} steps, dropout on.
+
+{_table(head, rows)}"""
+
+
+def fuzz(found: Mapping[str, Any]) -> str:
+    names = ("files", "recipes", "flags", "inspect")
+    rows = [
+        [
+            name,
+            sum(found[name]["outcomes"].values()),
+            "; ".join(f"{n:,} {what}" for what, n in sorted(found[name]["outcomes"].items())),
+        ]
+        for name in names
+    ]
+    data = found["files"]["rows"]
+    broken = found["laws_broken"]
+    led = found["led_by_coverage"]
+    searched = ""
+    if isinstance(led, Mapping) and led.get("seconds"):
+        searched = f"\nAtheris, led by coverage, searched the loaders for {led['seconds']:g} seconds beside these.\n"
+    return f"""## Input that is nearly right
+
+{found["examples"]:,} files, recipes and command lines, made from good ones by leaving out, renaming, retyping, nesting,
+cutting and flipping bytes. What must hold: the answer is data or one line that says what is wrong, soon; rows in = rows
+used + rows dropped; what is loaded where bad rows are dropped is what is loaded of the good rows alone.
+{"It held every time." if not broken else f"It did not hold {broken} times."}
+
+{_table(["what", "how many", "outcome"], rows)}
+Of {data["in"]:,} rows in those files {data["used"]:,} were used and {data["dropped"]:,} dropped, each with its reason.
+{searched}"""
+
+
+def ranks(found: Mapping[str, Any]) -> str:
+    curves, resumed = (
+        found[f"largest difference {how}"]
+        for how in ("from one process", "after going on with another number of processes")
+    )
+    ways = list(dict.fromkeys(way for case in curves.values() for way in case))
+    rows = [
+        [name, *(f"{case[way]['loss']:.1g}" if way in case else "-" for way in ways)] for name, case in curves.items()
+    ]
+    lost = [
+        [name, f"{one['seconds until all had left']:g} s", one["times it was named"], one["steps in the end"]]
+        for name, one in found["one process killed"].items()
+    ]
+    again = [[name, f"{one['loss']:.1g}"] for name, one in resumed.items()]
+    return f"""## Many processes
+
+Several processes on this machine (gloo), held against one process: the largest difference in the loss of any of
+{found["steps"]} steps.
+
+{_table(["", *ways], rows)}
+Stopped half-way and taken up by another number of processes, held against the run that was not stopped:
+
+{_table(["", "largest difference in the loss"], again)}
+One process killed in the middle, and the same command started again:
+
+{_table(["", "until all had left", "times it was named", "steps in the end"], lost)}"""
+
+
+def million(found: Mapping[str, Any]) -> str:
+    first, beside = found["first_start"], found["beside_trl"]
+    memory = [
+        [name, one["rows_per_second"], f"{max(one['resident_mib']):,.0f} MiB"]
+        for name, one in {f"{found['prompts']:,} prompts, jsonl": first, **found["files"]}.items()
+    ]
+    rows = [
+        [name, one["prompts_per_second"], one["rows_per_second"], one["responses_per_second"]]
+        for name, one in beside.items()
+        if name != "prompts"
+    ]
+    kept = [f"- {'held' if held else '**did not hold**'}: {what}" for what, held in found["promised"].items()]
+    second = ", ".join(f"{one:g} s" for one in found["second_start_seconds"])
+    kinds = _table(["", "rows a second", "largest process (resident)"], memory)
+    return f"""## A million prompts
+
+{found["prompts"]:,} prompts with {found["responses"]:,} graded responses ({found["gigabytes"]:g} GB) made ready for
+training by {found["workers"]} processes: read, merged, tokenised and kept on disk ({found["cache_gigabytes"]:g} GB).
+
+{kinds}
+A second start, from the start of the process to the end of its first training step: {second}.
+
+Killed {found["kills"]["kills"]} times while preparing and started again: {
+        "the same files, to the byte" if found["kills"]["identical"] else "not the same files"
+    }, {found["kills"]["orphans"]} processes left behind.
+
+Beside TRL on the same responses, {
+        beside["prompts"]:,} prompts, turn by turn, imports left out. A row is a prompt with its
+four responses here, and a pair there.
+
+{_table(["", "prompts a second", "rows a second", "responses a second"], rows)}
+{chr(10).join(kept)}
+"""
+
+
+def plan(found: Mapping[str, Any]) -> str:
+    rows = [
+        [
+            one["case"]["name"],
+            f"{one['planned']['total'] / MIB:,.0f}",
+            f"{one['tensors'] / MIB:,.0f}",
+            f"{one['error']:+.1%}",
+        ]
+        for one in found["rows"]
+    ]
+    return f"""## What a run takes
+
+`mmpo doctor --plan` ([sizes](sizes.md)) held against the memory of tensors in real runs on this machine, at the largest
+moment of a step. None of these was used to make the formula.
+
+{_table(["run", "planned MiB", "measured MiB", "error"], rows)}"""
+
+
+if __name__ == "__main__":
+    main()
