@@ -47,58 +47,45 @@ def _table(head: list[str], rows: list[list[Any]]) -> str:
 
 def kills(found: Mapping[str, Any]) -> str:
     total = found["total"]
-    rows = [
-        [
-            kind,
-            one["random_kills"],
-            one["aimed_kills"],
-            one["sigterms"],
-            one["starts"],
-            one["checkpoints_moved_aside"],
-            f"{one['runs_identical']} of {one['runs']}",
-        ]
-        for kind, one in found["kinds"].items()
-    ]
-    head = ["run", "random kills", "aimed kills", "SIGTERM", "starts", "damaged checkpoints", "identical runs"]
+    counts = {
+        "random kills": "random_kills",
+        "aimed kills": "aimed_kills",
+        "SIGTERM": "sigterms",
+        "starts": "starts",
+        "damaged checkpoints": "checkpoints_moved_aside",
+        "runs": "runs",
+        "identical": "runs_identical",
+    }
+    rows = [[kind, *(one[key] for key in counts.values())] for kind, one in found["kinds"].items()]
     return f"""## Killed anywhere
 
 {total["random_kills"]} kills (SIGKILL) at random moments from the first line read to the last file written,
 {total["aimed_kills"]} in the middle of writing a given file, and {total["sigterms"]} requests to leave (SIGTERM). The
-same command is started again until it is done. {total["runs_identical"]} of {total["runs"]} runs ended with the weights
-of a run that was left alone, bit for bit, with the same ids in every step, none lost and none twice, and with the same
-log. {total["checkpoints_moved_aside"]} times the newest checkpoint was not whole; it was recognised and moved aside, and
-the one before it was taken. The kills begin when the libraries are loaded, before which nothing is written. {found["prompts"]}
-prompts, {found["steps"]} steps, dropout on.
+same command is started again until it is done. {total["runs_identical"]} of {total["runs"]} runs ended with the
+weights of a run that was left alone, bit for bit, with the same ids in every step, none lost and none twice, and with
+the same log. {total["checkpoints_moved_aside"]} times the newest checkpoint was not whole; it was recognised and moved
+aside, and the one before it was taken. The kills begin when the libraries are loaded, before which nothing is written.
+{found["prompts"]} prompts, {found["steps"]} steps, dropout on.
 
-{_table(head, rows)}"""
+{_table(["", *counts], rows)}"""
 
 
 def fuzz(found: Mapping[str, Any]) -> str:
-    names = ("files", "recipes", "flags", "inspect")
-    rows = [
-        [
-            name,
-            sum(found[name]["outcomes"].values()),
-            "; ".join(f"{n:,} {what}" for what, n in sorted(found[name]["outcomes"].items())),
-        ]
-        for name in names
-    ]
-    data = found["files"]["rows"]
-    broken = found["laws_broken"]
-    led = found["led_by_coverage"]
-    searched = ""
-    if isinstance(led, Mapping) and led.get("seconds"):
-        searched = f"\nAtheris, led by coverage, searched the loaders for {led['seconds']:g} seconds beside these.\n"
+    outcomes = {name: found[name]["outcomes"] for name in ("files", "recipes", "flags", "inspect")}
+    told = {name: "; ".join(f"{n:,} {what}" for what, n in sorted(of.items())) for name, of in outcomes.items()}
+    rows = [[name, f"{sum(of.values()):,}", told[name]] for name, of in outcomes.items()]
+    data, broken, led = found["files"]["rows"], found["laws_broken"], found["led_by_coverage"]
+    held = "It held every time." if not broken else f"It did not hold {broken} times."
+    searched = f"Atheris, led by coverage, searched the loaders for {led['seconds']:g} seconds beside these.\n"
     return f"""## Input that is nearly right
 
 {found["examples"]:,} files, recipes and command lines, made from good ones by leaving out, renaming, retyping, nesting,
 cutting and flipping bytes. What must hold: the answer is data or one line that says what is wrong, soon; rows in = rows
-used + rows dropped; what is loaded where bad rows are dropped is what is loaded of the good rows alone.
-{"It held every time." if not broken else f"It did not hold {broken} times."}
+used + rows dropped; what is loaded where bad rows are dropped is what is loaded of the good rows alone. {held}
 
 {_table(["what", "how many", "outcome"], rows)}
 Of {data["in"]:,} rows in those files {data["used"]:,} were used and {data["dropped"]:,} dropped, each with its reason.
-{searched}"""
+{searched if "seconds" in led else ""}"""
 
 
 def ranks(found: Mapping[str, Any]) -> str:
@@ -165,19 +152,14 @@ four responses here, and a pair there.
 
 
 def plan(found: Mapping[str, Any]) -> str:
-    rows = [
-        [
-            one["case"]["name"],
-            f"{one['planned']['total'] / MIB:,.0f}",
-            f"{one['tensors'] / MIB:,.0f}",
-            f"{one['error']:+.1%}",
-        ]
-        for one in found["rows"]
-    ]
+    rows = []
+    for one in found["rows"]:
+        planned, measured = (f"{value / MIB:,.0f}" for value in (one["planned"]["total"], one["tensors"]))
+        rows.append([one["case"]["name"], planned, measured, f"{one['error']:+.1%}"])
     return f"""## What a run takes
 
 `mmpo doctor --plan` ([sizes](sizes.md)) held against the memory of tensors in real runs on this machine, at the largest
-moment of a step. None of these was used to make the formula.
+moment of a step.
 
 {_table(["run", "planned MiB", "measured MiB", "error"], rows)}"""
 
