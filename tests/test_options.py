@@ -29,15 +29,15 @@ from conftest import tiny_config
 from mmpo.data import Source, load, piecewise, to_row
 from mmpo.errors import UserError
 from mmpo.evaluate.health.settings import Health
-from mmpo.keys import IDLE_KEYS, RANGES, TRAINING_KEYS
+from mmpo.keys import IDLE_KEYS, OTHER_NAMES, RANGES, TRAINING_KEYS, UNSAID, default
 from mmpo.methods import CATALOGUE, build
 from mmpo.models import packed
 from mmpo.models.load import mixed_precision
 from mmpo.models.lora import IDLE_LORA, adapted
-from mmpo.partners import PARTNERS, TRACKERS
+from mmpo.partners import PARTNERS, TRACKERS, check_python
 from mmpo.recipe import Recipe, Shape, make_recipe
 from mmpo.setup import from_recipe
-from mmpo.train import train_recipe
+from mmpo.train import train, train_recipe
 from mmpo.types import Evidence, Method, Reading
 from records import graded, said, voted, with_people
 from tiny import RICH, ROWS, plain, rows_file, saved
@@ -848,12 +848,130 @@ def test_a_parameter_of_a_method_changes_its_run(name: str, key: str, runs: Call
 # ---------------------------------------------------------------------------------------------- what is refused
 
 
+# A value of each that asks for something, and that TrainingArguments take.
+ASKING: dict[str, Any] = {
+    "do_predict": True,
+    "dataloader_in_order": False,
+    "remove_unused_columns": 7,
+    "do_train": 7,
+    "restore_callback_states_from_checkpoint": 7,
+    "logging_nan_inf_filter": False,
+    "average_tokens_across_devices": False,
+    "eval_do_concat_batches": False,
+    "label_smoothing_factor": 0.1,
+    "train_sampling_strategy": "sequential",
+    "length_column_name": "size",
+    "include_for_metrics": ["inputs"],
+    "eval_accumulation_steps": 2,
+    "label_names": ["y"],
+    "optim_target_modules": ["q_proj"],
+    "accelerator_config": {"split_batches": True},
+    "parallelism_config": "x",
+    "liger_kernel_config": {"rope": False},
+    "local_rank": 3,
+    "log_on_each_node": False,
+    **dict.fromkeys(("hub_model_id", "hub_revision", "hub_token"), "secret/x"),
+    "hub_strategy": "end",
+    "resume_from_checkpoint": "x",
+}
+
+
 @pytest.mark.parametrize("key", IDLE_KEYS)
 def test_an_idle_key_is_refused_with_what_to_do_instead(key: str, base: dict[str, str]) -> None:
-    with pytest.raises(
-        UserError, match=f"recipe: '{key}' has no effect here, so remove it; {re.escape(IDLE_KEYS[key])}"
+    refused = re.escape(f"{key!r} may not be set: {IDLE_KEYS[key]}; leave it out")
+    value = ASKING.get(key, True)
+    with pytest.raises(UserError, match=f"^recipe: {refused}$"):
+        made(base, **{key: value})
+    args = TrainingArguments("unused", use_cpu=True)
+    setattr(args, key, value)
+    if key not in UNSAID:
+        with pytest.raises(UserError, match=f"^{refused}$"):
+            check_python(args, (), ())
+
+
+def test_what_happens_anyway_may_be_asked_for(base: dict[str, str]) -> None:
+    for key in {*IDLE_KEYS} & {*TRAINING_KEYS}:
+        assert made(base, **{key: default(key)}).training == made(base).training
+    usual = {"remove_unused_columns": False, "do_train": True, "resume_from_checkpoint": None}
+    assert made(base, **usual).training == made(base).training
+    check_python(TrainingArguments("unused", use_cpu=True, remove_unused_columns=False, do_train=True), (), ())
+
+
+def test_all_that_is_wrong_is_named_at_once(base: dict[str, str]) -> None:
+    with pytest.raises(UserError) as refused:
+        made(base, push_to_hub=True, lora_r=8, use_liger_kernel=True, lerning_rate=1e-5, seed=-1, beta=0.1)
+    said = str(refused.value)
+    for part in (
+        "'push_to_hub' may",
+        "write lora: {r: 16",
+        "'use_liger",
+        "mean 'learning_rate'",
+        "seed is -1",
+        "method.beta",
     ):
-        made(base, **{key: True})
+        assert part in said
+    assert said.count("recipe: ") == 1
+
+
+@pytest.mark.parametrize("name", OTHER_NAMES)
+def test_a_name_from_elsewhere_leads_to_ours(name: str, base: dict[str, str]) -> None:
+    with pytest.raises(UserError, match=re.escape(f"recipe: {name!r} is no key of a recipe; {OTHER_NAMES[name]}")):
+        made(base, **{name: 1})
+    found = re.match(r"write (\w+)", OTHER_NAMES[name])
+    assert found is None or found[1] in {*TRAINING_KEYS, *Recipe.model_fields}
+    assert name not in {*TRAINING_KEYS, *Recipe.model_fields}
+
+
+def test_a_ratio_of_warmup_is_a_share_of_the_steps(base: dict[str, str]) -> None:
+    assert made(base, warmup_ratio=0.25).training == made(base, warmup_steps=0.25).training
+    for value in (1, -0.1, True, "x"):
+        with pytest.raises(UserError, match=r"warmup_ratio is .*; give a share of the run, below 1"):
+            made(base, warmup_ratio=value)
+    with pytest.raises(UserError, match="warmup_ratio and warmup_steps say the same thing; give one"):
+        made(base, warmup_ratio=0.25, warmup_steps=2)
+
+
+# ---------------------------------------------------------------------------------------------- arguments from Python
+
+PYTHON: list[tuple[dict[str, Any], str]] = [
+    ({"eval_steps": 5}, "eval_steps has no effect without eval_strategy: steps"),
+    ({"eval_strategy": "steps"}, "eval_strategy has no effect without eval_data"),
+    ({"optim": "sgd", "adam_beta1": 0.8}, "adam_beta1 has no effect with optim: sgd; leave it out"),
+    ({"max_steps": 2, "num_train_epochs": 1}, "both say how long the run is"),
+    ({"lr_scheduler_type": "constant", "warmup_steps": 4}, "warmup_steps has no effect without a schedule"),
+    ({"metric_for_best_model": "loss"}, "metric_for_best_model has no effect without load_best_model_at_end"),
+    ({"fsdp": True}, "fsdp divides a model among processes, and there is one"),
+    ({"accelerator_config": {"split_batches": True}}, "'accelerator_config' may not be set"),
+]
+
+
+@pytest.mark.parametrize(("more", "message"), PYTHON)
+def test_arguments_from_python_are_held_to_the_same(more: dict[str, Any], message: str, tmp_path: Path) -> None:
+    """Before anything is loaded: there is no such model, and there are no such data."""
+    with pytest.raises(UserError, match=message):
+        train("no/model", "dpo", "no.jsonl", TrainingArguments(str(tmp_path), use_cpu=True, **more))
+
+
+def test_usual_arguments_from_python_are_taken() -> None:
+    held_out = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
+    for more in (
+        {},
+        held_out,
+        {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}},
+        {"dataloader_num_workers": 2, "dataloader_prefetch_factor": 2, "warmup_steps": 0.1, "report_to": "none"},
+        {"logging_first_step": True, "logging_steps": 1, "save_total_limit": 2, "bf16": True, "optim": "adafactor"},
+        {"torch_compile": True, "debug": "underflow_overflow", "max_steps": 4, "lr_scheduler_type": "cosine"},
+    ):
+        check_python(TrainingArguments("unused", use_cpu=True, **more), ["x"] if "eval_strategy" in more else (), ())
+
+
+def test_the_arguments_of_another_trainer_are_refused() -> None:
+    """Such as the DPOConfig of TRL: its beta would go unread."""
+    args = transformers.Seq2SeqTrainingArguments("unused", use_cpu=True)
+    with pytest.raises(
+        UserError, match="are a Seq2SeqTrainingArguments, of which nothing here reads generation_config"
+    ):
+        check_python(args, (), ())
 
 
 ALONE: dict[str, Any] = {
@@ -966,7 +1084,6 @@ ELSEWHERE: dict[str, Callable[..., None]] = {
     "use_cpu": test_a_device_can_be_declined,
     "disable_tqdm": test_progress_is_shown_or_not,
     "output_dir": test_a_run_lies_in_its_output_dir,
-    "hub_token": test_a_value_that_cannot_be_meant_is_refused,
     "task": test_task_is_held_against_the_method,
     "on_bad_row": test_bad_rows_stop_a_run_or_are_counted,
     "max_bad_rows": test_bad_rows_stop_a_run_or_are_counted,

@@ -162,7 +162,7 @@ def options() -> Iterator[Any]:
                 yield pytest.param(command, option, id=f"{command} {option}")
 
 
-@pytest.mark.parametrize(("command", "option"), options())
+@pytest.mark.parametrize(("command", "option"), [*options()])
 def test_an_impossible_value_is_refused_by_name(
     command: str, option: str, place: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

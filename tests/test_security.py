@@ -21,6 +21,7 @@ import pytest
 import torch
 import yaml
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from tools.audit import told
 from transformers import TrainerCallback, TrainingArguments
 
@@ -160,6 +161,22 @@ def test_an_adapter_that_is_a_pickle_is_refused(base_too: bool, policy: Path, co
         load_policy(str(adapter), load_tokenizer(str(policy)))
 
 
+def test_weights_that_are_missing_are_not_drawn_at_random(copy: Path, policy: Path) -> None:
+    """Of a model that was not saved whole, or an adapter of another one."""
+    weights = load_file(copy / "model.safetensors")
+    for kept in ({k: v for k, v in weights.items() if "layers.1." not in k}, {"x": torch.zeros(1)}):
+        save_file(kept, copy / "model.safetensors", metadata={"format": "pt"})
+        for load_model in (load_policy, load_reward_model):
+            with pytest.raises(UserError, match=r"lacks \d+ of its weights, such as model.layers.\d"):
+                load_model(str(copy), load_tokenizer(str(copy)))
+    adapter = copy.parent / "adapter"
+    model = load_policy(str(policy), load_tokenizer(str(policy)))
+    get_peft_model(model, LoraConfig(target_modules=["q_proj"])).save_pretrained(adapter)
+    save_file({"x": torch.zeros(1)}, adapter / "adapter_model.safetensors")
+    with pytest.raises(UserError, match=r"lacks \d+ of its weights, such as .*lora_A"):
+        load_policy(str(adapter), load_tokenizer(str(policy)))
+
+
 @pytest.fixture(scope="module")
 def stopped(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that stopped after its first step: what is to be gone on from."""
@@ -256,18 +273,18 @@ def test_code_of_a_model_is_not_run_unasked(copy: Path, mark: Path) -> None:
     assert load_policy(str(copy), load_tokenizer(str(copy))), "a known kind of model needs no code of its own"
     change(copy / "config.json", model_type="unheard_of")
     for loading in (load_config, lambda name: load_policy(name, load_tokenizer(name))):
-        with pytest.raises(UserError, match=r"not run unasked.*trust_remote_code: true"):
+        with pytest.raises(UserError, match=r"not run unasked.*--trust-remote-code"):
             loading(str(copy))
 
 
 def test_code_of_a_tokenizer_is_not_run_unasked(copy: Path, mark: Path) -> None:
     planted(copy, mark)
     change(copy / "tokenizer_config.json", auto_map={"AutoTokenizer": [None, "evil.Tokens"]}, tokenizer_class="Evil")
-    with pytest.raises(UserError, match=r"not run unasked.*trust_remote_code: true"):
+    with pytest.raises(UserError, match=r"not run unasked.*--trust-remote-code"):
         load_tokenizer(str(copy))
 
 
-def test_code_is_run_where_the_recipe_says_so_and_it_is_said(
+def test_code_is_run_where_the_command_line_says_so_and_it_is_said(
     copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
@@ -282,9 +299,13 @@ def test_code_is_run_where_the_recipe_says_so_and_it_is_said(
     assert run("train", str(path)) == 2 and not ran.exists()
     assert run("train", str(path), "--trust-remote-code", "yes") == 2 and not ran.exists()
     assert "trust_remote_code" in capsys.readouterr().err
-    assert run("train", str(path), "--trust-remote-code", "true") == 0 and ran.exists()
+    assert run("train", str(recipe(tmp_path, copy, trust_remote_code=True))) == 2 and not ran.exists()
+    assert "not run because a file says so" in capsys.readouterr().err
+    assert run("train", str(path), "--trust-remote-code") == 0 and ran.exists()
     assert "trust_remote_code: code that comes with the models is run" in capsys.readouterr().out
     assert json.loads((tmp_path / "run" / "run.json").read_text())["trust_remote_code"] is True
+    assert run("train", str(tmp_path / "run" / "run.json"), "--output-dir", str(tmp_path / "again")) == 2
+    assert "not run because a file says so" in capsys.readouterr().err
 
 
 def test_a_kernel_that_a_config_names_is_not_fetched(copy: Path) -> None:
@@ -501,6 +522,7 @@ def test_text_that_steers_a_terminal_is_shown() -> None:
         r"\x1b]0;x\x07 a\rb \x9b2J \u202e \u2028 \u2066 \ud83d"
     )
     assert plain("é 日本 שלום \t a\nb 👍🏽") == "é 日本 שלום \t a\nb 👍🏽", "what people write stays"
+    assert plain("https://me:p@ss@host/v1 and s3://:key@b") == "https://***@host/v1 and s3://***@b"
     assert one_line("a\nmmpo: all is well") == r"a\nmmpo: all is well"
     with redirect_stdout(io.StringIO()) as out, plain_output():
         print("a\x1b[2J", 1)

@@ -775,7 +775,7 @@ def test_a_method_is_refused_where_its_evidence_is_missing(
 
 def test_label_smoothing_of_the_loop_would_do_nothing(make: Any, tokenizer: Any, tmp_path: Path) -> None:
     args = arguments(tmp_path, label_smoothing_factor=0.1)
-    with pytest.raises(UserError, match="label_smoothing_factor has no effect here"):
+    with pytest.raises(UserError, match="'label_smoothing_factor' may not be set: method cdpo"):
         train(make("reward"), "mmpo_reward", data_of(), args, tokenizer=tokenizer, limits=LIMITS)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from enum import Enum
 from functools import cache
@@ -9,12 +10,13 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from transformers import TrainingArguments
+from transformers.trainer_pt_utils import AcceleratorConfig
 
 from mmpo.errors import UserError, nearest
 
 TRAINING_KEYS = {f.name: f for f in fields(TrainingArguments) if f.init}
 
-_UPLOAD = "upload the folder when the run is done: hf upload NAME OUTPUT_DIR"
+_UPLOAD = "a run publishes nothing; when it is done: hf upload NAME OUTPUT_DIR --exclude '*checkpoint-*'"
 _SUMS = "an evaluation keeps sums, and no outputs"
 _ORDER = "the order of the prompts is random"
 _MEASURES = "mmpo evaluate measures a model"
@@ -64,9 +66,53 @@ IDLE_KEYS = {
     "hub_private_repo": _UPLOAD,
     "hub_always_push": _UPLOAD,
     "hub_revision": _UPLOAD,
+    "hub_token": "what a run is told is recorded; set HF_TOKEN in the environment",
 }
-"""Keys of TrainingArguments that would change nothing here or undo a promise, so a recipe may not hold them; and what
-to do instead."""
+"""Keys of TrainingArguments that would change nothing here or undo a promise, so that they may not be set; and what to
+do instead."""
+
+DONE: dict[str, Any] = {
+    "do_train": True,
+    "remove_unused_columns": False,
+    "restore_callback_states_from_checkpoint": True,
+    "accelerator_config": AcceleratorConfig(),
+}
+"""What happens in any case, where the default of such a key says otherwise."""
+
+UNSAID = {"average_tokens_across_devices", "do_eval", "local_rank"}
+"""Keys that TrainingArguments sets by itself, so that nobody knows who did."""
+
+_LORA = "write lora: {r: 16, ...} with the keys of peft.LoraConfig"
+_LAYOUT = "batches are packed; layout says how"
+_DATA = "write data, a path, a hub id or a list of them"
+
+OTHER_NAMES = {
+    "model_name_or_path": "write model",
+    "ref_model_name_or_path": "the reference is the model that training starts from; reference says how it is read",
+    "dataset_name": _DATA,
+    "train_dataset": _DATA,
+    "eval_dataset": "write eval_data",
+    "dataset_num_proc": "write data_workers",
+    "loss_type": "write method; mmpo methods lists them",
+    "label_smoothing": "write method: {name: cdpo, eps: 0.1}",
+    "reference_free": "methods such as simpo have no reference",
+    "precompute_ref_log_probs": "write reference: cached",
+    "torch_dtype": "write dtype for the weights, or bf16: true to compute in bfloat16",
+    "attn_implementation": _LAYOUT,
+    "padding_free": _LAYOUT,
+    "packing": _LAYOUT,
+    "max_completion_length": "write max_length and max_prompt_length",
+    "use_peft": _LORA,
+    **dict.fromkeys(("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "use_rslora", "use_dora"), _LORA),
+    "group_by_length": "prompts of like size are put together in any case",
+    "overwrite_output_dir": "a run goes on where it was stopped, and for a new one name another output_dir",
+    "logging_dir": "set TENSORBOARD_LOGGING_DIR in the environment",
+    "save_safetensors": "all weights are saved as safetensors",
+    "no_cuda": "write use_cpu",
+    "lr": "write learning_rate",
+    "batch_size": "write per_device_train_batch_size",
+}
+"""What other libraries and earlier releases call it, and what to do here."""
 
 
 def _whole_or_share(value: float) -> float:
@@ -117,6 +163,61 @@ RANGES: dict[str, tuple[Any, ...]] = {
 """What numbers may be, as pydantic's constraints."""
 
 
+def taken(key: str, value: Any) -> dict[str, Any]:
+    """What a key of a recipe says of TrainingArguments; nothing, where it asks for what happens anyway.
+
+    Raises UserError for a key that may not be set, one that other libraries have, and a value that cannot be.
+    """
+    if key == "warmup_ratio" and value is not None:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+            raise UserError(f"warmup_ratio is {value!r}; give a share of the run, below 1, or warmup_steps")
+        key = "warmup_steps"
+    if key in IDLE_KEYS:
+        if _asks(key, value):
+            raise UserError(_refusal(key))
+        return {}
+    if key in OTHER_NAMES:
+        raise UserError(f"{key!r} is no key of a recipe; {OTHER_NAMES[key]}")
+    # Nothing at all, as in --num_train_epochs null, takes a key out.
+    return {} if value is None else {key: checked(key, value)}
+
+
+def check_arguments(args: TrainingArguments) -> None:
+    """Raise UserError for arguments from Python that nothing would heed, all of them named."""
+    own = sorted({f.name for f in fields(args)} - {f.name for f in fields(TrainingArguments)})
+    if own:
+        raise UserError(
+            f"the arguments are a {type(args).__name__}, of which nothing here reads {', '.join(own[:3])}"
+            f"{' and others' * (len(own) > 3)}; give transformers.TrainingArguments"
+        )
+    keys = sorted({*IDLE_KEYS} & {*TRAINING_KEYS} - UNSAID)
+    wrong = [_refusal(key) for key in keys if _asks(key, getattr(args, key))]
+    if wrong:
+        raise UserError(". Also: ".join(wrong))
+
+
+def changed(args: TrainingArguments) -> Mapping[str, Any]:
+    """The keys whose values are not their defaults, but for two names of one key and what may not be set.
+
+    Nor the size of an evaluation's batch: arguments are made once for runs with and without one.
+    """
+    two_names = {"activation_checkpointing", "activation_checkpointing_kwargs"}
+    keys = TRAINING_KEYS.keys() - IDLE_KEYS.keys() - two_names - {"per_device_eval_batch_size"}
+    said = {key: getattr(args, key) for key in sorted(keys)}
+    said = {key: value.value if isinstance(value, Enum) else value for key, value in said.items()}
+    return {key: value for key, value in said.items() if value != default(key)}
+
+
+def _asks(key: str, value: Any) -> bool:
+    """Whether a key that may not be set asks for anything but what happens anyway."""
+    known = [default(key)] if key in TRAINING_KEYS else []
+    return value is not None and value not in (*known, DONE.get(key))
+
+
+def _refusal(key: str) -> str:
+    return f"{key!r} may not be set: {IDLE_KEYS[key]}; leave it out"
+
+
 def checked(key: str, value: Any) -> Any:
     """The value of a key of TrainingArguments, as its type. Raises UserError where it is none or out of range."""
     try:
@@ -138,6 +239,11 @@ def default(key: str) -> Any:
     field = TRAINING_KEYS[key]
     made = field.default_factory() if field.default_factory is not MISSING else field.default
     return made.value if isinstance(made, Enum) else made
+
+
+def is_switch(key: str) -> bool:
+    """Whether a key of TrainingArguments says yes or no."""
+    return key in TRAINING_KEYS and bool in _kinds(key)
 
 
 @cache

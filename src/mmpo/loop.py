@@ -20,6 +20,7 @@ from mmpo.batch.collate import micro_batch_tokens
 from mmpo.errors import UserError
 from mmpo.evaluate.health.signs import signs, told
 from mmpo.evaluate.running import Tally, Totals
+from mmpo.keys import check_arguments
 from mmpo.models import packed
 from mmpo.models.divided import divide_frozen
 from mmpo.partners import check_warmup
@@ -62,10 +63,7 @@ class GradedTrainer(SharingTrainer):
                 f"one process cannot train on {args.n_gpu} GPUs; start one on each with accelerate launch, or choose "
                 "one with CUDA_VISIBLE_DEVICES=0"
             )
-        if args.hub_token is not None:
-            raise UserError("hub_token would be saved in every checkpoint; set HF_TOKEN in the environment instead")
-        if args.label_smoothing_factor:
-            raise UserError("label_smoothing_factor has no effect here; take method cdpo, whose eps smooths labels")
+        check_arguments(args)
         if args.device.type == "cpu":
             keep_freed_memory()
         backend = args.torch_compile_backend

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainingArguments
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
+from transformers.training_args import ParallelMode
 
 from mmpo.errors import UserError, first_line, nearest
-from mmpo.keys import TRAINING_KEYS, default
+from mmpo.keys import TRAINING_KEYS, changed, check_arguments, default
 
 IDLE_OPTIMIZERS = {
     r"lomo|layerwise": "it changes weights in the middle of a step, which is worked through in parts here",
@@ -141,6 +142,24 @@ def check_together(asked: Asked) -> None:
     _check_fsdp(asked)
 
 
+def check_python(args: TrainingArguments, eval_data: Any, callbacks: Sequence[TrainerCallback]) -> None:
+    """Hold arguments from Python to what recipes are held to. Raises UserError for what would do nothing."""
+    check_arguments(args)
+    early = any(isinstance(one, EarlyStoppingCallback) for one in callbacks)
+    some = not (isinstance(eval_data, Sequence) and len(eval_data) == 0)
+    check_together(Asked(changed(args), some, early, has_accelerator(args.use_cpu)))
+    check_processes(args)
+
+
+def check_processes(args: TrainingArguments) -> None:
+    """Raise UserError where one process is to divide a model."""
+    if args.fsdp and args.parallel_mode != ParallelMode.DISTRIBUTED:
+        raise UserError(
+            "fsdp divides a model among processes, and there is one; start it with accelerate launch or torchrun, or "
+            "leave fsdp out"
+        )
+
+
 def check_warmup(warmup: float, steps: int) -> None:
     """Raise UserError where the learning rate would not be reached before the run of so many steps ends."""
     if steps <= warmup and warmup >= 1:
@@ -226,8 +245,10 @@ def _check_fsdp(asked: Asked) -> None:
         TrainingArguments._process_fsdp_args(duck)
     except (ValueError, TypeError) as error:
         raise UserError(f"fsdp_config: {first_line(error)}") from error
-    for key in config:
-        if str(key).removeprefix("fsdp_") not in watched.read:
+    for key, value in config.items():
+        # TrainingArguments fill in that there is no TPU.
+        filled_in = str(key).startswith("xla") and not value
+        if str(key).removeprefix("fsdp_") not in watched.read and not filled_in:
             raise UserError(f"fsdp_config: nothing reads {key!r}. {nearest(str(key), watched.read)}")
 
 

@@ -12,8 +12,8 @@ _STEERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u206
 """Control characters but tab and line feed (ESC begins what clears a screen or sets its title), line separators, the
 signs that turn the direction of text round, and halves of surrogate pairs, which no terminal takes."""
 
-_SECRET = re.compile(r"(?<=://)[^/\s@]+@")
-
+_SECRET = re.compile(r"(?<=://)[^/\s]+@")
+"""Up to the last @ of the host's part, since people write passwords with one in it."""
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 

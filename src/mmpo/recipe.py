@@ -12,17 +12,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations, get_reporting_integration_callbacks
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
-from transformers.training_args import ParallelMode
 
 from mmpo.batch import Limits
 from mmpo.data import Source
 from mmpo.errors import OnBadRow, UserError, bad_row_rule, first_line, nearest
 from mmpo.evaluate.health.settings import Health
-from mmpo.keys import IDLE_KEYS, TRAINING_KEYS, checked
+from mmpo.keys import IDLE_KEYS, OTHER_NAMES, TRAINING_KEYS, taken
+from mmpo.keys import is_switch as is_training_switch
 from mmpo.methods import CATALOGUE, build
 from mmpo.models.lora import check_lora
 from mmpo.needs import TEACHERS, check_reference, check_teachers
-from mmpo.partners import Asked, check_together, has_accelerator
+from mmpo.partners import Asked, check_processes, check_together, has_accelerator
 from mmpo.safe_yaml import read_yaml
 from mmpo.types import Method
 
@@ -158,55 +158,58 @@ class Recipe(BaseModel):
             raise UserError(f"recipe: {first_line(error)}") from error
         # Or ZeRO 3 would divide the model as it is loaded, before the self-tests and the reference have read it.
         unset_hf_deepspeed_config()
-        if args.fsdp and args.parallel_mode != ParallelMode.DISTRIBUTED:
-            raise UserError(
-                "recipe: fsdp divides a model among processes, and there is one; start it with accelerate launch or "
-                "torchrun, or leave fsdp out"
-            )
+        check_processes(args)
         for tracker in set(args.report_to) - set(get_available_reporting_integrations()) - {"flyte", "kubeflow"}:
             raise UserError(f"recipe: report_to names {tracker!r}, which is not installed; install it, or take it out")
         return args
 
 
-def read_recipe(path: str | Path | None, overrides: Mapping[str, Any] = {}) -> Recipe:
-    """A recipe from YAML and overrides with dotted keys (``method.gamma``). Raises UserError naming key and mend."""
+def read_recipe(path: str | Path | None, overrides: Mapping[str, Any] = {}, accelerator: bool | None = None) -> Recipe:
+    """A recipe from YAML and overrides with dotted keys (``method.gamma``). Raises UserError naming key and mend.
+
+    ``accelerator`` says whether the run will have one, where it is another machine's; default: whether there is one.
+    """
     where = str(path) if path else "recipe"
     content = _yaml_file(Path(path)) if path else {}
+    check_trust(content, overrides, where)
     for key, value in overrides.items():
         if key in LENGTHS:
             # Two names of one thing, of which the flag's is meant.
             content = {name: said for name, said in content.items() if name not in LENGTHS or name in overrides}
         set_key(content, key, value, where)
-    return make_recipe(content, where)
+    return make_recipe(content, where, accelerator)
 
 
-def make_recipe(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
+def check_trust(content: Mapping[str, Any], overrides: Mapping[str, Any], where: str) -> None:
+    """Raise UserError where a file lets code in: it may be anybody's, so whoever starts the run has to say that."""
+    if content.get("trust_remote_code") not in (None, False) and "trust_remote_code" not in overrides:
+        raise UserError(
+            f"{where}: code that comes with a model is not run because a file says so; read that code, and if you "
+            "trust it start with --trust_remote_code true"
+        )
+
+
+def make_recipe(content: Mapping[str, Any], where: str = "recipe", accelerator: bool | None = None) -> Recipe:
     """A recipe from a flat mapping, in which the keys of TrainingArguments stand beside our own."""
     own = set(Recipe.model_fields) - {"training"}
-    ours: dict[str, Any] = {}
+    ours = {key: value for key, value in content.items() if key in own}
     training: dict[str, Any] = {}
+    wrong: list[str] = []
     for key, value in content.items():
         if key in own:
-            ours[key] = value
-        elif key in IDLE_KEYS:
-            raise UserError(f"{where}: {key!r} has no effect here, so remove it; {IDLE_KEYS[key]}")
-        elif key in TRAINING_KEYS:
-            try:
-                # Nothing at all, as in --num_train_epochs null, takes a key out.
-                training |= {} if value is None else {key: checked(key, value)}
-            except UserError as error:
-                raise UserError(f"{where}: {error}") from error
-        elif any(key in entry.parameters for entry in CATALOGUE.values()):
-            raise UserError(f"{where}: {key!r} is a parameter of the method; write it as method.{key}")
-        else:
-            raise UserError(f"{where}: unknown key {key!r}. {nearest(key, own | set(TRAINING_KEYS), listed=own)}")
+            continue
+        try:
+            said = _of_training(key, value)
+            if said.keys() & training.keys():
+                raise UserError("warmup_ratio and warmup_steps say the same thing; give one")
+            training |= said
+        except UserError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise UserError(f"{where}: {'. Also: '.join(wrong)}")
     for key in ("model", "method", "data"):
         if key not in ours:
             raise UserError(f"{where}: {key!r} is missing; a recipe needs model, method, data and output_dir")
-    if "hub_token" in training:
-        raise UserError(
-            f"{where}: a recipe is recorded, so hub_token must not stand in it; set HF_TOKEN in the environment"
-        )
     if "output_dir" not in training:
         raise UserError(f"{where}: 'output_dir' is missing; name the folder for the trained model")
     try:
@@ -214,8 +217,24 @@ def make_recipe(content: Mapping[str, Any], where: str = "recipe") -> Recipe:
     except ValidationError as error:
         raise UserError(f"{where}: {_first(error)}") from error
     _check_method(recipe, where)
-    _check_training(recipe, training, where)
+    _check_training(recipe, training, where, accelerator)
     return recipe
+
+
+def _of_training(key: str, value: Any) -> dict[str, Any]:
+    """What a key that is not ours says of TrainingArguments. Raises UserError naming the mend."""
+    if key in {*TRAINING_KEYS, *IDLE_KEYS, *OTHER_NAMES, "warmup_ratio"}:
+        return taken(key, value)
+    if any(key in entry.parameters for entry in CATALOGUE.values()):
+        raise UserError(f"{key!r} is a parameter of the method; write it as method.{key}")
+    own = set(Recipe.model_fields) - {"training"}
+    raise UserError(f"unknown key {key!r}. {nearest(key, own | {*TRAINING_KEYS} - {*IDLE_KEYS}, listed=own)}")
+
+
+def is_switch(key: str) -> bool:
+    """Whether a key says yes or no, so that as a flag it may stand alone."""
+    ours = Recipe.model_fields.get(key)
+    return ours.annotation is bool if ours else is_training_switch(key)
 
 
 def parse_value(text: str) -> Any:
@@ -231,7 +250,7 @@ def _defaults(training: dict[str, Any]) -> dict[str, Any]:
     return {"report_to": "none", **often, "use_cpu": not torch.accelerator.is_available(), **training}
 
 
-def _check_training(recipe: Recipe, given: Mapping[str, Any], where: str) -> None:
+def _check_training(recipe: Recipe, given: Mapping[str, Any], where: str, accelerator: bool | None) -> None:
     """Raise UserError for keys of TrainingArguments that would do nothing in this recipe."""
     patience, metric = recipe.early_stopping_patience, str(given.get("metric_for_best_model", ""))
     if patience is not None and recipe.training.get("eval_strategy", "no") == "no":
@@ -244,7 +263,8 @@ def _check_training(recipe: Recipe, given: Mapping[str, Any], where: str) -> Non
             "missing; add health: {every: 0.1}, a look each tenth of the run"
         )
     try:
-        accelerator = has_accelerator(bool(recipe.training["use_cpu"]))
+        if accelerator is None:
+            accelerator = has_accelerator(bool(recipe.training["use_cpu"]))
         check_together(Asked(given, bool(recipe.eval_data), patience is not None, accelerator))
     except UserError as error:
         raise UserError(f"{where}: {error}") from error

@@ -9,7 +9,7 @@ from typing import Any
 from mmpo.data.read import content
 from mmpo.errors import UserError
 from mmpo.provenance import versions
-from mmpo.recipe import Recipe, make_recipe, read_recipe, set_key
+from mmpo.recipe import Recipe, check_trust, make_recipe, read_recipe, set_key
 from mmpo.record import read_record
 
 
@@ -29,6 +29,7 @@ def recipe_of(path: Path | None, flags: Mapping[str, Any]) -> tuple[Recipe, dict
     standard = {name: field.get_default(call_default_factory=True) for name, field in Recipe.model_fields.items()}
     kept = {key: value for key, value in recipe.items() if key != "training" and not _same(value, standard[key])}
     told = kept | recipe["training"]
+    check_trust(told, flags, str(path))
     for key, value in flags.items():
         set_key(told, key, value, str(path))
     return make_recipe(told, str(path)), record

@@ -32,6 +32,7 @@ from mmpo.loop import GradedTrainer
 from mmpo.models.committee import Committee, save_committee
 from mmpo.models.save import save
 from mmpo.models.store import weights_digest
+from mmpo.partners import check_python
 from mmpo.processes import accounted_for, of_any_number
 from mmpo.provenance import peak_memory, saved_weights, surroundings
 from mmpo.recipe import Recipe, Shape
@@ -80,6 +81,7 @@ def train(
     Raises:
         UserError: the data, the method and the model do not fit together; the message says how to mend it.
     """
+    check_python(args, eval_data, callbacks)
     set_seed(args.seed)
     ready = partial(
         gather,

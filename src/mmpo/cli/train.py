@@ -55,7 +55,8 @@ def doctor(
     from mmpo.recipe import read_recipe
 
     path, flags = recipe_and_flags(recipe, context.args)
-    done = read_recipe(path, flags)
+    # Named devices are accelerators, whatever this machine has.
+    done = read_recipe(path, flags, accelerator=True if plan and plan_device else None)
     if plan:
         from mmpo.plan.show import planned
 
@@ -73,8 +74,8 @@ def doctor(
 
 
 def recipe_and_flags(recipe: Path | None, extra: Sequence[str]) -> tuple[Path | None, dict[str, Any]]:
-    """``--key value`` and ``--key=value`` pairs; values are read as YAML."""
-    from mmpo.recipe import parse_value
+    """``--key value`` and ``--key=value`` pairs, or ``--key`` alone where it says yes; values are read as YAML."""
+    from mmpo.recipe import is_switch, parse_value
 
     words = list(extra)
     if recipe is not None and str(recipe).startswith("--"):
@@ -86,11 +87,14 @@ def recipe_and_flags(recipe: Path | None, extra: Sequence[str]) -> tuple[Path | 
         if not word.startswith("--"):
             raise UserError(f"unexpected argument {word!r}; write keys as --key value")
         key, equals, value = word[2:].partition("=")
-        if not equals:
-            if not words or words[0].startswith("--"):
-                raise UserError(f"--{key} has no value; write --{key} VALUE")
-            value = words.pop(0)
         name = key.replace("-", "_")
+        if not equals:
+            if words and not words[0].startswith("--"):
+                value = words.pop(0)
+            elif is_switch(name):
+                value = "true"
+            else:
+                raise UserError(f"--{key} has no value; write --{key} VALUE")
         if name in flags:
             raise UserError(f"--{key} is given twice; write several values as a list: --{key} '[A, B]'")
         flags[name] = parse_value(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -173,9 +173,24 @@ def _weights(kind: Any, name: str, dtype: str, trust_remote_code: bool, **option
     def load(name: str, **options: Any) -> Any:
         if _only_pickled_adapter(name):
             raise OSError("Error no file named adapter_model.safetensors found")
-        return kind.from_pretrained(name, use_safetensors=True, **options)
+        model, told = kind.from_pretrained(name, use_safetensors=True, output_loading_info=True, **options)
+        _check_whole(name, told["missing_keys"])
+        return model
 
     return _found(load, name, dtype=_dtype(dtype), trust_remote_code=trust_remote_code, **options)
+
+
+def _check_whole(name: str, missing: Iterable[str]) -> None:
+    """Raise UserError where a layer lacks weights, for which transformers draws random ones.
+
+    Heads and poolers may be fresh: a reward model is begun with a new head.
+    """
+    lost = sorted(key for key in missing if re.search(r"\.\d+\.", key))
+    if lost:
+        raise UserError(
+            f"model: {name} lacks {len(lost)} of its weights, such as {lost[0]}; they would be random numbers. Save or "
+            "download it again"
+        )
 
 
 def _only_pickled_adapter(name: str) -> bool:
@@ -213,8 +228,8 @@ def _why_not(name: str, said: str) -> str:
     """What keeps a model from being loaded, and the mend, from what transformers says."""
     if "trust_remote_code" in said:
         return (
-            f"{name} needs code that comes with it, and such code is not run unasked; read it, and if you trust it set "
-            "trust_remote_code: true (--trust-remote-code)"
+            f"{name} needs code that comes with it, and such code is not run unasked; read it, and if you trust it "
+            "give --trust-remote-code (from Python: trust_remote_code=True)"
         )
     if re.search(r"no file named \S+\.safetensors|does not appear to have a file named \S+\.safetensors", said):
         return (
