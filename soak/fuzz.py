@@ -259,9 +259,12 @@ def covered(seconds: int, folder: Path) -> dict[str, Any]:
         cwd=folder,
         check=False,
     )
-    told = [line for line in done.stderr.splitlines() if "cov:" in line]
-    print("\n".join(done.stderr.splitlines()[-3:]))
-    return {"seconds": seconds, "exit_code": done.returncode, "last": told[-1].strip() if told else done.stderr[-500:]}
+    lines = done.stderr.splitlines()
+    told = [line for line in lines if "cov:" in line]
+    # atheris ends at the first exception, and tells it between what it covered and the input that did it.
+    broken = [] if not done.returncode else lines[lines.index(told[-1]) + 1 if told else 0 :]
+    print("\n".join(broken or lines[-1:]))
+    return {"seconds": seconds, "last": told[-1].strip() if told else "", "law_broken": "\n".join(broken)[:3000]}
 
 
 def main() -> None:

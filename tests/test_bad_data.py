@@ -56,6 +56,11 @@ BAD: dict[str, tuple[bytes, str, str]] = {
     "responses as text": (line(responses="ab"), "wrong type", "responses is"),
     "no response": (line(responses=[], scores=[]), "fewer than 2 responses", "responses has 0 entries; give at least"),
     "a blank response": (line(responses=["a", " \u2028 "]), "empty response", "responses[1] is empty"),
+    "one response and no prompt": (
+        b'{"responses": ["4"], "scores": [9], "about": [null]}',
+        "no prompt",
+        "one response shares nothing",
+    ),
     "attributes as list": (
         json.dumps({"prompt": "a", "responses": ["b", "c"], "attributes": [1]}).encode(),
         "wrong type",
@@ -221,6 +226,17 @@ def _csv(separator: str, encoding: str = "utf-8") -> bytes:
     return f"prompt{separator}chosen{separator}rejected\ncaf\u00e9?{separator}a{separator}b\n".encode(encoding)
 
 
+def _parquet() -> bytes:
+    """A table whose texts are no UTF-8."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    out = pa.BufferOutputStream()
+    texts = pa.array([b"caf\xe9"]).view(pa.string())
+    pq.write_table(pa.table({"prompt": texts, "chosen": pa.array(["a"]), "rejected": pa.array(["b"])}), out)
+    return bytes(out.getvalue())
+
+
 PACKED = gzip.compress(b"\n".join(good(60)))
 
 
@@ -236,6 +252,7 @@ PACKED = gzip.compress(b"\n".join(good(60)))
         ("rows.json", DEEP.encode(), "nested too deeply"),
         ("rows.parquet", b"PAR1" + b"\0" * 50 + b"PAR1", "cannot be read as parquet"),
         ("rows.parquet", _csv(","), "cannot be read as parquet"),
+        ("rows.parquet", _parquet(), "Invalid UTF8 sequence"),
         ("rows.csv", b"\x00\xff\xfe" * 40, "cannot be read as csv"),
         ("rows.csv", _csv(",", "latin-1"), "cannot be read as csv"),
         ("rows.csv", _csv(";"), "written with commas"),

@@ -21,6 +21,8 @@ def split_prompt(row: Row, responses: tuple[Text, ...]) -> tuple[Text, tuple[Tex
 
 def _shared(responses: tuple[Text, ...]) -> tuple[Text, tuple[Text, ...]]:
     """The implicit prompt: what the responses have in common at their beginning."""
+    if len(responses) < 2:
+        raise BadRow("no prompt", "prompt is missing, and one response shares nothing; give the prompt")
     lists, strings = _lists(responses), [r for r in responses if isinstance(r, str)]
     if len(lists) == len(responses):
         n = texts.common_prefix(lists)

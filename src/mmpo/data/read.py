@@ -266,6 +266,7 @@ def _csv(path: Path) -> Iterator[pa.Table]:
 def _sound(table: pa.Table) -> pa.Table:
     if any("\0" in name for name in table.column_names):
         raise ValueError("the name of a column holds a NUL character")
+    table.validate(full=True)  # above all, that texts are UTF-8
     return table
 
 
