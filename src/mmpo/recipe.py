@@ -21,6 +21,7 @@ from mmpo.keys import IDLE_KEYS, OTHER_NAMES, TRAINING_KEYS, taken
 from mmpo.keys import is_switch as is_training_switch
 from mmpo.methods import CATALOGUE, build
 from mmpo.models.lora import check_lora
+from mmpo.models.quantized import Bits, check_quantize
 from mmpo.needs import TEACHERS, check_reference, check_teachers
 from mmpo.partners import Asked, check_processes, check_together, has_accelerator
 from mmpo.safe_yaml import read_yaml
@@ -73,6 +74,7 @@ class Recipe(BaseModel):
         micro_batch_tokens: a step's prompts are worked through in parts of at most so many tokens.
         statistics: what to log of a policy besides: ``entropy``, ``hits``.
         lora: keys of peft.LoraConfig.
+        quantize: the frozen base under LoRA takes 4 or 8 bits a weight (``4bit``, ``8bit``).
         health: how the run is watched beyond what is logged anyway.
         early_stopping_patience: training ends after so many evaluations in which ``metric_for_best_model`` gained no
             more than ``early_stopping_threshold``.
@@ -100,6 +102,7 @@ class Recipe(BaseModel):
     micro_batch_tokens: int | None = Field(default=None, ge=1)
     statistics: list[Literal["entropy", "hits"]] = []
     lora: dict[str, Any] | None = None
+    quantize: Bits | None = None
     shape: Shape = Shape()
     health: Health = Health()
     early_stopping_patience: int | None = Field(default=None, ge=1)
@@ -279,6 +282,7 @@ def _check_method(recipe: Recipe, where: str) -> None:
         recipe.bad_rows  # noqa: B018 (a ceiling that would do nothing is refused here)
         check_reference(recipe.reference, method, adapter=recipe.lora is not None)
         check_lora(recipe.lora or {})
+        check_quantize(recipe.quantize, recipe.lora)
         check_teachers(method, {role: getattr(recipe, role) for role in TEACHERS})
     except UserError as error:
         raise UserError(f"{where}: {error}") from error

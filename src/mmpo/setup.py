@@ -38,6 +38,7 @@ from mmpo.models.load import (
 )
 from mmpo.models.lora import adapted
 from mmpo.models.packed import Layout
+from mmpo.models.quantized import Bits, Quantized, check_can, check_quantize
 from mmpo.models.store import ReferenceStore
 from mmpo.needs import TEACHERS, Wanted, check_needs
 from mmpo.recipe import Recipe
@@ -112,6 +113,9 @@ def from_recipe(recipe: Recipe) -> Setup:
         cache=recipe.data_cache,
         workers=recipe.data_workers,
     )
+    if recipe.quantize is not None:
+        # Before the data are read, which may take long.
+        check_can(recipe.arguments().device.type)
     given = ready(recipe.data)
     held_out = ready(recipe.eval_data, like=given)
     method, gamma = built(recipe.method, given.data)
@@ -121,6 +125,7 @@ def from_recipe(recipe: Recipe) -> Setup:
         given.data,
         held_out.data,
         lora=recipe.lora,
+        quantize=recipe.quantize,
         reference=recipe.reference,
         reference_cache=recipe.reference_cache,
         teachers={role: getattr(recipe, role) for role in TEACHERS},
@@ -155,6 +160,7 @@ def bring_together(
     *,
     tokenizer: Any = None,
     lora: Mapping[str, Any] | None = None,
+    quantize: Bits | None = None,
     reference: str | Reference | None = None,
     reference_cache: Path | str | None = None,
     teachers: Mapping[str, Any] = MappingProxyType({}),
@@ -178,6 +184,7 @@ def bring_together(
         method: a Method or its name.
         tokenizer: default: the one in the model's folder.
         lora: keys of peft.LoraConfig.
+        quantize: "4bit" or "8bit", of a model loaded by name: the frozen base under LoRA is quantised.
         reference: "copy", "adapter" or "cached", or anything that gives reference log-probs; default: the adapter
             switched off where there is one, else a copy of the model.
         reference_cache: folder of the log-probs of "cached" references; default $MMPO_CACHE, else ~/.cache/mmpo.
@@ -205,7 +212,9 @@ def bring_together(
         tokenizer = load_tokenizer(name, pad_token, trust_remote_code)
     else:
         tokenizer = with_pad_token(tokenizer, pad_token)
-    model = _model(model, tokenizer, method.task, dtype, trust_remote_code)
+    check_quantize(quantize, lora)
+    quantized = None if quantize is None else Quantized.of(quantize, dtype or "float32", args)
+    model = _model(model, tokenizer, method.task, dtype, trust_remote_code, quantized, args)
     if disable_dropout:
         without_dropout(model)
     elif not has_dropout(model):
@@ -280,6 +289,7 @@ def bring_together(
         "reference_cache": cache,
         **batching,
         "lora": dict(lora) if lora is not None else None,
+        "quantize": quantized and quantized.record(),
         "teachers": {role: str(teacher) for role, teacher in teachers.items() if isinstance(teacher, str)},
         "comparisons": stated,
         "gamma": None,
@@ -309,10 +319,21 @@ def _batching(
     }
 
 
-def _model(model: Any, tokenizer: Any, task: str, dtype: str | None, trust_remote_code: bool) -> Any:
+def _model(
+    model: Any,
+    tokenizer: Any,
+    task: str,
+    dtype: str | None,
+    trust_remote_code: bool,
+    quantized: Quantized | None,
+    args: TrainingArguments | None,
+) -> Any:
     if isinstance(model, str):
         load = load_reward_model if task == "reward" else load_policy
-        return load(model, tokenizer, dtype or "float32", trust_remote_code)
+        device = "cpu" if args is None else args.device
+        return load(model, tokenizer, dtype or "float32", trust_remote_code, quantized, device)
+    if quantized is not None:
+        raise UserError("quantize is for a model loaded by name; this one is loaded already, so leave quantize out")
     if dtype is not None:
         raise UserError("dtype is for a model loaded by name; this one is loaded already, so convert it yourself")
     return (as_reward_model if task == "reward" else as_policy)(model, tokenizer)

@@ -18,6 +18,7 @@ from mmpo.batch.deal import Deal
 from mmpo.errors import UserError
 from mmpo.lasting import LastingTrainer
 from mmpo.models.divided import form_of, made_whole
+from mmpo.models.quantized import is_quantized
 
 _NO_FSDP = (
     "fsdp divides a model among several processes, each with an accelerator of its own; start them with accelerate "
@@ -41,9 +42,14 @@ class SharingTrainer(LastingTrainer):
         if args.fsdp and args.world_size == 1:
             raise UserError(_NO_FSDP)
         # Before the Trainer divides it.
-        form = form_of(model) if args.world_size > 1 else None
+        form = form_of(model) if args.world_size > 1 and not is_quantized(model) else None
         super().__init__(model=model, args=args, **further)
         self.divided = bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+        if self.divided and is_quantized(model):
+            raise UserError(
+                "a quantised base lies whole on every GPU, and FSDP and DeepSpeed would divide it; leave them out, or "
+                "quantize"
+            )
         self._form = form if self.divided else None
         if (args.fsdp or strtobool(os.environ.get("ACCELERATE_USE_FSDP", "false"))) and not self.is_fsdp_enabled:
             raise UserError(_NO_FSDP)

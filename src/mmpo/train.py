@@ -41,7 +41,7 @@ from mmpo.repeat import check_same, contents
 from mmpo.setup import Setup, bring_together, from_recipe
 from mmpo.types import Method
 
-IDENTITY = ("base_model", "method", "reference", "teachers", "lora", "limits", "texts")
+IDENTITY = ("base_model", "method", "reference", "teachers", "lora", "quantize", "limits", "texts")
 """The entries of a run's record that make it this run, beside its arguments."""
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from mmpo.evaluate.preference import EmbeddingReader, SkewSymmetric
 from mmpo.models import FrozenCopy, PolicyReader, RewardReader, load_policy, load_reward_model, load_tokenizer, packed
 from mmpo.models.load import check_length, load_config, load_preference_model
 from mmpo.models.packed import Layout
+from mmpo.models.quantized import Quantized
 from mmpo.record import read_record
 from mmpo.types import Datum, Part, Reader, Score
 
@@ -126,7 +128,9 @@ class Scorer:
             return bare._with_classifier(name, dtype, trust_remote_code)
         if "ref" not in score.needs and reference is not None:
             raise UserError(f"{name} is scored by {type(score).__name__}, which needs no reference; leave it out")
-        return bare._with_policy(name, reference or _base(name, record), dtype, trust_remote_code)
+        # The base that the run started from, in as many bits.
+        quantized = Quantized.recorded(name) if reference is None else None
+        return bare._with_policy(name, reference or _base(name, record), dtype, trust_remote_code, quantized)
 
     def _with_classifier(self, name: str, dtype: str, trust_remote_code: bool) -> Scorer:
         compares = "preference" in self.score.needs
@@ -135,8 +139,11 @@ class Scorer:
         reader: Reader = EmbeddingReader() if compares else RewardReader()
         return replace(self, model=model, reader=reader, layout=_layout(model, self.tokenizer))
 
-    def _with_policy(self, name: str, base: str | None, dtype: str, trust_remote_code: bool) -> Scorer:
-        model = load_policy(name, self.tokenizer, dtype, trust_remote_code).to(_device())
+    def _with_policy(
+        self, name: str, base: str | None, dtype: str, trust_remote_code: bool, quantized: Quantized | None
+    ) -> Scorer:
+        load = partial(load_policy, tokenizer=self.tokenizer, dtype=dtype, trust_remote_code=trust_remote_code)
+        model = load(name, device=_device()).to(_device())
         layout = _layout(model, self.tokenizer)
         if "ref" not in self.score.needs:
             return replace(self, model=model, reader=PolicyReader(), layout=layout)
@@ -145,7 +152,7 @@ class Scorer:
                 f"{name} is a policy: its implicit reward needs the model it was trained from; give --reference, or "
                 "--read-as mean_log_prob to read it without one"
             )
-        frozen = FrozenCopy(load_policy(base, self.tokenizer, dtype, trust_remote_code).eval().to(_device()))
+        frozen = FrozenCopy(load(base, quantized=quantized, device=_device()).eval().to(_device()))
         if _layout(frozen.model, self.tokenizer, layout) == "separate":
             layout = "separate"
         return replace(self, model=model, reader=PolicyReader(frozen), layout=layout)

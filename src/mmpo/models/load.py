@@ -20,6 +20,7 @@ from transformers import (
 from transformers.utils import cached_file
 
 from mmpo.errors import UserError, first_line
+from mmpo.models.quantized import Quantized, is_quantized, steady
 
 
 def load_tokenizer(name: str, pad_token: str | None = None, trust_remote_code: bool = False) -> Any:
@@ -54,9 +55,19 @@ def with_pad_token(tokenizer: Any, pad_token: str | None = None) -> Any:
     return tokenizer
 
 
-def load_policy(name: str, tokenizer: Any, dtype: str = "float32", trust_remote_code: bool = False) -> Any:
-    """A causal language model, fitted to its tokenizer. Raises UserError for a reward model, which would load too."""
-    model = _weights(AutoModelForCausalLM, name, dtype, trust_remote_code)
+def load_policy(
+    name: str,
+    tokenizer: Any,
+    dtype: str = "float32",
+    trust_remote_code: bool = False,
+    quantized: Quantized | None = None,
+    device: torch.device | str = "cpu",
+) -> Any:
+    """A causal language model, fitted to its tokenizer. Raises UserError for a reward model, which would load too.
+
+    ``quantized``: quantise it on this device, where it then stays.
+    """
+    model = _weights(AutoModelForCausalLM, name, dtype, trust_remote_code, quantized, device)
     if any(made.endswith("ForSequenceClassification") for made in model.config.architectures or ()):
         raise UserError(f"{name} is a reward model, and a policy that writes answers is needed; name one")
     return as_policy(model, tokenizer)
@@ -73,9 +84,20 @@ def as_policy(model: Any, tokenizer: Any) -> Any:
     return fitted(model, tokenizer)
 
 
-def load_reward_model(name: str, tokenizer: Any, dtype: str = "float32", trust_remote_code: bool = False) -> Any:
-    """A sequence classifier with one label, from any encoder or decoder; a missing head is initialised."""
-    model = _weights(AutoModelForSequenceClassification, name, dtype, trust_remote_code, num_labels=1)
+def load_reward_model(
+    name: str,
+    tokenizer: Any,
+    dtype: str = "float32",
+    trust_remote_code: bool = False,
+    quantized: Quantized | None = None,
+    device: torch.device | str = "cpu",
+) -> Any:
+    """A sequence classifier with one label, from any encoder or decoder; a missing head is initialised.
+
+    ``quantized``: quantise it on this device, where it then stays.
+    """
+    kind = AutoModelForSequenceClassification
+    model = _weights(kind, name, dtype, trust_remote_code, quantized, device, num_labels=1)
     return as_reward_model(model, tokenizer)
 
 
@@ -97,6 +119,11 @@ def load_preference_model(name: str, tokenizer: Any, dtype: str = "float32", tru
 def fitted(model: Any, tokenizer: Any) -> Any:
     """The model with the vocabulary and the pad token of the tokenizer."""
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        if is_quantized(model):
+            raise UserError(
+                f"the vocabulary of a quantised model cannot grow, and {tokenizer.name_or_path} has "
+                f"{len(tokenizer)} tokens; name a pad_token that it has, or leave quantize out"
+            )
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     if getattr(model, "generation_config", None) is not None:
@@ -167,7 +194,15 @@ def _dtype(name: str) -> torch.dtype:
     return dtype
 
 
-def _weights(kind: Any, name: str, dtype: str, trust_remote_code: bool, **options: Any) -> Any:
+def _weights(
+    kind: Any,
+    name: str,
+    dtype: str,
+    trust_remote_code: bool,
+    quantized: Quantized | None = None,
+    device: torch.device | str = "cpu",
+    **options: Any,
+) -> Any:
     """A model from safetensors alone: reading any other format of weights could run what is in it."""
 
     def load(name: str, **options: Any) -> Any:
@@ -177,7 +212,11 @@ def _weights(kind: Any, name: str, dtype: str, trust_remote_code: bool, **option
         _check_whole(name, told["missing_keys"])
         return model
 
-    return _found(load, name, dtype=_dtype(dtype), trust_remote_code=trust_remote_code, **options)
+    # A checkpoint of a run on a quantised base is an adapter alone; the finished run has the base with it.
+    quantized = quantized or (None if (Path(name) / "config.json").exists() else Quantized.recorded(name))
+    if quantized is not None:
+        options |= quantized.options(kind is AutoModelForSequenceClassification, device)
+    return steady(_found(load, name, dtype=_dtype(dtype), trust_remote_code=trust_remote_code, **options))
 
 
 def _check_whole(name: str, missing: Iterable[str]) -> None:

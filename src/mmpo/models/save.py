@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mmpo.models.quantized import is_quantized, without_adapter
+
 OLDER_ROPE = {
     "rope_theta": ("rope_theta", "rotary_emb_base"),
     "partial_rotary_factor": ("partial_rotary_factor", "rotary_pct"),
@@ -18,9 +20,13 @@ OLDER_ROPE = {
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
     """The whole model and its tokenizer into a folder.
 
-    A LoRA adapter is merged into its base, so that the folder loads anywhere, and kept as it was in ``adapter/``.
+    A LoRA adapter is merged into its base, so that the folder loads anywhere, and kept as it was in ``adapter/``. Into
+    a quantised base it cannot be merged without loss; there both lie side by side, and transformers loads them as one.
     """
-    if hasattr(model, "merge_and_unload"):
+    if is_quantized(model):
+        model.save_pretrained(folder)
+        model = without_adapter(model)
+    elif hasattr(model, "merge_and_unload"):
         model.save_pretrained(folder / "adapter")
         model = _merged(model)
     model.save_pretrained(folder)
