@@ -10,7 +10,7 @@ import signal
 from collections import Counter
 from dataclasses import fields, is_dataclass, replace
 from datetime import date, timedelta
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from mmpo.batch import Collator, Encoded, Example, Limits, Stated, annotator_nam
 from mmpo.batch.example import sizes_of
 from mmpo.batch.preparing import Preparing, Told, prepare, tokenizer_digest
 from mmpo.batch.stored import Growing, Held, StoredExamples
+from mmpo.batch.tokenize import encoder_of_many
 from mmpo.data.stored import StoredData
 from mmpo.doctor import SAMPLE, sampled
 from mmpo.errors import AtMost, UserError
@@ -196,12 +197,14 @@ def test_among_many_a_datum_has_the_tokens_that_it_has_alone(any_tokenizer: Any)
         assert cuts.prompt_tokens_cut == sum(one.prompt_tokens_cut for _, one in alone)
 
 
-def test_some_hundred_data_are_one_call(tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_some_hundred_data_are_few_calls(tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer, calls = plain(tiny_tokenizer), []
     call = type(tokenizer).__call__
     monkeypatch.setattr(type(tokenizer), "__call__", lambda self, *a, **k: calls.append(1) or call(self, *a, **k))
-    encode_all([replace(one, id=str(n)) for n, one in enumerate(data_of() * 100)], tokenizer, LIMITS)
-    assert len(calls) == 3  # of 256, 256 and 88
+    made = encoder_of_many(tokenizer, LIMITS)
+    calls.clear()
+    made(data_of() * 40)
+    assert len(calls) <= 3  # prompts, what follows them, and what is read whole
 
 
 def test_one_bad_datum_of_many_is_dropped_alone(tiny_tokenizer: Any) -> None:
@@ -279,6 +282,7 @@ def on_disk(tmp_path: Path) -> StoredData:
 
 def small_pieces(monkeypatch: pytest.MonkeyPatch, rows: int = 13) -> None:
     monkeypatch.setattr(preparing, "_ROWS", rows)
+    monkeypatch.setattr(preparing, "_FEW", rows)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -422,6 +426,13 @@ def test_pieces_end_before_they_grow_large(monkeypatch: pytest.MonkeyPatch) -> N
     sizes = np.array([1, 1, 1, 1, 1, 50, 3, 3, 3, 3, 9])
     assert list(preparing._tasks(sizes)) == [(0, 4), (4, 5), (5, 6), (6, 9), (9, 10), (10, 11)]
     assert list(preparing._tasks(np.array([], np.int64))) == []
+
+
+@pytest.mark.parametrize(("n", "pieces"), [(1, 1), (640, 10), (6400, 64), (300_000, 74)])
+def test_pieces_suit_the_number_of_data(n: int, pieces: int) -> None:
+    tasks = list(preparing._tasks(np.ones(n, np.int64)))
+    assert len(tasks) == pieces and tasks[0][0] == 0 and tasks[-1][1] == n
+    assert all(a[1] == b[0] for a, b in pairwise(tasks))
 
 
 def test_what_became_of_data_adds_up(tiny_tokenizer: Any) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import gc
 import json
 import multiprocessing
 import os
@@ -236,6 +237,7 @@ def _begin(make: Callable[[int, Any], dict[str, Any]], parent: int) -> None:
         os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    gc.freeze()  # what is here already stays, and is shared with the parent as long as nobody touches it
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)  # the threads of OpenMP did not come along
     _make = make

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmpo.batch.split import Ids
+from mmpo.batch.reading import Ids
 from mmpo.batch.tokenize import Encoded, Frame
 from mmpo.types import Tokens
 

@@ -38,6 +38,12 @@ FORMAT = 1
 _ROWS, _BYTES = 4096, 1 << 24
 """Data of a piece at most, and their bytes (or one datum)."""
 
+_PIECES = 64
+"""How many there should be, so that several processes end at about the same time, unless they were very small."""
+
+_FEW = 64
+"""Data of a piece at least, but for the last."""
+
 
 @dataclass
 class Told:
@@ -163,11 +169,12 @@ def _made(way: Preparing, data: StoredData, workers: int, folder: Path) -> dict[
 def _tasks(sizes: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     """The data from one number to another, for each piece."""
     ends = sizes.cumsum()
+    most = min(_ROWS, max(_FEW, len(sizes) // _PIECES))
     start = 0
     while start < len(sizes):
         before = ends[start - 1] if start else 0
         stop = int(np.searchsorted(ends, before + _BYTES, side="right"))
-        stop = min(max(stop, start + 1), start + _ROWS, len(sizes))
+        stop = min(max(stop, start + 1), start + most, len(sizes))
         yield start, stop
         start = stop
 

@@ -5,20 +5,19 @@ All texts of many data are tokenised by one call, since a fast tokenizer takes l
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, Protocol
 
 from jinja2 import TemplateError
 
 from mmpo.batch import faithful
+from mmpo.batch.reading import Ids, Texts
 from mmpo.batch.render import opening_text, render_all, response_text
 from mmpo.data.texts import is_encodable
 from mmpo.errors import UserError
 from mmpo.types import Datum, Text
-
-Ids: TypeAlias = tuple[int, ...]
 
 
 class Unencodable(UserError):
@@ -31,17 +30,6 @@ class Unencodable(UserError):
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process is told what is wrong."""
         return UserError, (str(self),)
-
-
-class Texts(NamedTuple):
-    """The strings of a datum that are tokenised.
-
-    ``prompts`` has one for each response, as generation sees it. ``wholes`` are prompt and response together, or of an
-    encoder's text pair the response alone.
-    """
-
-    prompts: list[str]
-    wholes: list[str]
 
 
 @dataclass(frozen=True)
@@ -98,17 +86,6 @@ class Splitter(Protocol):
         ...
 
 
-def tokens_of(tokenizer: Any, texts: Iterable[str], special: bool) -> dict[str, Ids]:
-    """The tokens of each distinct text, by one call of the tokenizer."""
-    distinct = list(dict.fromkeys(texts))
-    if not distinct:
-        return {}
-    found = tokenizer(distinct, add_special_tokens=special, return_attention_mask=False, return_token_type_ids=False)[
-        "input_ids"
-    ]
-    return dict(zip(distinct, map(tuple, found), strict=True))
-
-
 def prompts_of(datum: Datum) -> list[Text]:
     """The prompt that each response answers."""
     if not datum.about:
@@ -163,10 +140,21 @@ class Together:
     """
 
     tokenizer: Any
+    special: bool
+    begin: int | None
+    end: int | None
+    end_text: str | None
 
-    @property
-    def special(self) -> bool:
-        return not self.tokenizer.chat_template
+    @classmethod
+    def of(cls, tokenizer: Any) -> Together:
+        # A tokenizer takes some microseconds to say what its special tokens are.
+        return cls(
+            tokenizer,
+            not tokenizer.chat_template,
+            tokenizer.bos_token_id,
+            tokenizer.eos_token_id,
+            tokenizer.eos_token,
+        )
 
     def texts(self, data: Sequence[Datum]) -> list[Texts | Unencodable]:
         pairs = [(prompts_of(datum), datum.responses) for datum in data]
@@ -194,11 +182,11 @@ class Together:
         return texts if fault is None else Unencodable(datum, *fault)
 
     def split(self, datum: Datum, texts: Texts, ids: Mapping[str, Ids]) -> Split:
-        eos = self.tokenizer.eos_token_id
-        heads = [self._ended(text, ids[text]) for text in texts.prompts]
+        begin, eos = self.begin, self.end
+        head_of = {text: self._ended(text, ids[text]) for text in texts.prompts}
+        heads = [head_of[text] for text in texts.prompts]
         wholes = [self._ended(text, ids[text]) for text in texts.wholes]
-        begin = self.tokenizer.bos_token_id
-        if begin is not None and any(head[:2] == (begin, begin) for head in heads):
+        if begin is not None and any(head[:2] == (begin, begin) for head in head_of.values()):
             raise Unencodable(
                 datum,
                 "begin-of-text token twice",
@@ -209,7 +197,7 @@ class Together:
             wholes = [whole if whole[-1:] == (eos,) else (*whole, eos) for whole in wholes]
         ends = [_common(head, whole) for head, whole in zip(heads, wholes, strict=True)]
         moved = any(end < len(head) for end, head in zip(ends, heads, strict=True))
-        if len(set(texts.prompts)) == 1:
+        if len(head_of) == 1:
             shared = min(ends)
             ends = [shared] * len(ends)
         else:
@@ -224,8 +212,8 @@ class Together:
 
     def _ended(self, text: str, ids: Ids) -> Ids:
         """Without the end-of-text token that the tokenizer added, for the text may go on."""
-        added = self.special and len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id
-        return ids[:-1] if added and not text.endswith(self.tokenizer.eos_token) else ids
+        added = self.special and len(ids) > 1 and ids[-1] == self.end
+        return ids[:-1] if added and not text.endswith(self.end_text or "") else ids
 
     def _marked(self, datum: Datum, n: int, texts: Texts) -> Iterator[int]:
         """Places of the tokens that touch a marked span of response ``n``, in the tokens of prompt and response."""

@@ -55,6 +55,9 @@ COLUMNS: dict[str, Any] = {
 }
 
 
+ZERO, NAN = np.array([0, np.nan], np.float32).view(np.int32)
+"""The bits of what stands where nothing was said."""
+
 SHARED = 4096
 """Numbers of the largest constant tensor that examples share."""
 
@@ -74,10 +77,10 @@ def flat(example: Example) -> dict[str, NDArray[Any]]:
         "marks": list(map(len, encoded.marks)),
         "marked": list(chain(*encoded.marks)),
         "roles": _role_codes(encoded.id, said.roles),
-        "quality": _unless(said.quality, torch.nan),
-        "weight": _unless(said.weight, 0.0),
-        "votes": _unless(said.votes, 0.0),
-        "stated": _unless(said.stated, torch.nan),
+        "quality": said.quality,
+        "weight": said.weight,
+        "votes": _unless(said.votes, ZERO),
+        "stated": _unless(said.stated, NAN),
         "contrasts": said.contrasts,
         "contrast_p": said.contrast_p,
         "contrast_weight": said.contrast_weight,
@@ -85,18 +88,18 @@ def flat(example: Example) -> dict[str, NDArray[Any]]:
     if people is not None:
         values |= {
             "who": people.who,
-            "who_quality": _unless(people.quality, torch.nan),
-            "who_votes": _unless(people.votes, 0.0),
-            "who_stated": _unless(people.stated, torch.nan),
-            "who_weight": _unless(people.weight, 0.0),
+            "who_quality": people.quality,
+            "who_votes": _unless(people.votes, ZERO),
+            "who_stated": _unless(people.stated, NAN),
+            "who_weight": people.weight,
         }
     return {name: np.asarray(value, COLUMNS[name]).reshape(-1) for name, value in values.items() if value is not None}
 
 
-def _unless(values: Tensor, fill: float) -> Tensor | None:
+def _unless(values: Tensor, fill: np.int32) -> NDArray[np.float32] | None:
     """The values, or None where all of them are the fill, to the bit."""
-    same = torch.full_like(values, fill)
-    return None if torch.equal(values.view(torch.int32), same.view(torch.int32)) else values
+    found: NDArray[np.float32] = values.numpy()
+    return None if (found.view(np.int32) == fill).all() else found
 
 
 def _role_codes(name: str, roles: Mapping[str, Tensor]) -> NDArray[np.int8] | None:

@@ -10,7 +10,8 @@ from typing import Any, Self
 from tqdm.auto import tqdm
 
 from mmpo.batch.faithful import longest, special_texts
-from mmpo.batch.split import Apart, Ids, Split, Splitter, Texts, Together, Unencodable, broken_text, tokens_of
+from mmpo.batch.reading import Ids, Texts, Tokens
+from mmpo.batch.split import Apart, Split, Splitter, Together, Unencodable, broken_text
 from mmpo.data.ledger import Dropped
 from mmpo.data.texts import words
 from mmpo.errors import AtMost, OnBadRow, UserError
@@ -199,22 +200,22 @@ def encoder_of_many(tokenizer: Any, limits: Limits) -> Callable[[Sequence[Datum]
     refuses the conversation, or a text holds half of a surrogate pair. The others are not touched by that.
     """
     frame = pair_frame(tokenizer)
-    way: Splitter = Apart() if frame else Together(tokenizer)
-    special = special_texts(tokenizer)
+    way: Splitter = Apart() if frame else Together.of(tokenizer)
+    read = Tokens.of(tokenizer, way.special)
+    special, bos = special_texts(tokenizer), tokenizer.bos_token_id
     most = limits.max_length - (len(frame.head) + len(frame.middle) + len(frame.tail) if frame else 0)
 
     def one(datum: Datum, texts: Texts | Unencodable, ids: Mapping[str, Ids]) -> Encoded | Unencodable:
         if isinstance(texts, Unencodable):
             return texts
         try:
-            return _within(limits, most, datum, way.split(datum, texts, ids), tokenizer.bos_token_id)
+            return _within(limits, most, datum, way.split(datum, texts, ids), bos)
         except Unencodable as error:
             return error
 
     def encode(data: Sequence[Datum]) -> list[Encoded | Unencodable]:
         texts = _texts(data, way, special, longest(limits.max_length))
-        read = [text for found in texts if isinstance(found, Texts) for text in (*found.prompts, *found.wholes)]
-        ids = tokens_of(tokenizer, read, way.special)
+        ids = read([found for found in texts if isinstance(found, Texts)])
         return [one(datum, found, ids) for datum, found in zip(data, texts, strict=True)]
 
     return encode
