@@ -26,6 +26,7 @@ from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
 from conftest import tiny_config
+from mmpo.cli.train import recipe_and_flags
 from mmpo.data import Source, load, piecewise, to_row
 from mmpo.errors import UserError
 from mmpo.evaluate.health.settings import Health
@@ -929,6 +930,29 @@ def test_a_ratio_of_warmup_is_a_share_of_the_steps(base: dict[str, str]) -> None
             made(base, warmup_ratio=value)
     with pytest.raises(UserError, match="warmup_ratio and warmup_steps say the same thing; give one"):
         made(base, warmup_ratio=0.25, warmup_steps=2)
+
+
+def test_a_flag_that_says_yes_may_stand_alone() -> None:
+    words = ["--bf16", "--seed", "3", "--trust-remote-code", "--disable_dropout=false", "--gradient_checkpointing"]
+    said = {
+        "bf16": True,
+        "seed": 3,
+        "trust_remote_code": True,
+        "disable_dropout": False,
+        "gradient_checkpointing": True,
+    }
+    assert recipe_and_flags(None, words) == (None, said)
+    for key in ("seed", "report_to", "lora", "method.gamma"):
+        with pytest.raises(UserError, match=f"--{key} has no value"):
+            recipe_and_flags(None, [f"--{key}", "--bf16"])
+
+
+def test_a_recipe_for_another_machine_is_held_to_what_that_has(base: dict[str, str]) -> None:
+    """As of ``mmpo doctor --plan --plan-device``, which asks on a laptop what a GPU will do."""
+    keys = {"output_dir": "unused", **content(base, {"tf32": True, "use_cpu": None})}
+    assert make_recipe(keys, accelerator=True).training["tf32"]
+    with pytest.raises(UserError, match="tf32 has no effect without an accelerator"):
+        make_recipe(keys, accelerator=False)
 
 
 # ---------------------------------------------------------------------------------------------- arguments from Python

@@ -308,6 +308,21 @@ def test_code_is_run_where_the_command_line_says_so_and_it_is_said(
     assert "not run because a file says so" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("values", [{"hidden_size": "x"}, {"hidden_size": 1e30}, {"vocab_size": None}])
+def test_a_config_that_cannot_be_is_one_line(values: dict[str, Any], copy: Path) -> None:
+    change(copy / "config.json", **values)
+    with pytest.raises(UserError, match=rf"^model: .*{copy.name}.*{next(iter(values))}"):
+        load_policy(str(copy), load_tokenizer(str(copy)))
+
+
+@pytest.mark.parametrize("content", ['{"peft_type": "NONE_SUCH", "base_model_name_or_path": "BASE"}', "[]", "{}", "{"])
+def test_an_adapter_that_cannot_be_is_one_line(content: str, policy: Path, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(content.replace("BASE", str(policy)))
+    save_file({"x": torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(UserError, match=r"^model: "):
+        load_policy(str(tmp_path), load_tokenizer(str(policy)))
+
+
 def test_a_kernel_that_a_config_names_is_not_fetched(copy: Path) -> None:
     change(copy / "config.json", attn_implementation="stranger/kernel")
     with pytest.raises(UserError, match="cannot be loaded"):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -255,6 +256,11 @@ def _found(load: Any, name: str, **options: Any) -> Any:
         raise UserError(f"model: {name} has a damaged file, or one that is no safetensors ({error})") from error
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"model: {_why_not(name, str(error))}") from error
+    except (StrictDataclassError, KeyError, TypeError) as error:
+        raise UserError(
+            f"model: the config of {name}, or of its adapter, holds what none can ({' '.join(str(error).split())}); "
+            "download it again"
+        ) from error
     except RuntimeError as error:
         if "mismatch" not in str(error):
             raise
