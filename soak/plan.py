@@ -1,4 +1,4 @@
-"""Memory and time as ``mmpo doctor --plan`` computes them, beside what training on this machine takes."""
+"""Memory as ``mmpo doctor --plan`` computes it, beside what training on this machine takes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 from bench.workload import SPECIAL, word_tokenizer
 from tqdm.auto import tqdm
-from transformers import Qwen2Config, TrainerCallback, TrainingArguments
+from transformers import Qwen2Config, TrainingArguments
 
 from mmpo.batch import Limits
 from mmpo.methods import build
@@ -28,7 +27,6 @@ from mmpo.plan import Planner
 from mmpo.plan.blueprint import Blueprint
 from mmpo.plan.hardware import Device
 from mmpo.plan.memory import Job
-from mmpo.plan.rate import rate
 from mmpo.plan.rows import Lengths, Row
 from mmpo.plan.work import load
 from mmpo.setup import bring_together
@@ -113,19 +111,8 @@ def data(case: Case) -> list[Datum]:
     ]
 
 
-class Clock(TrainerCallback):
-    """When each step ended."""
-
-    def __init__(self) -> None:
-        self.ends = [time.perf_counter()]
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        self.ends.append(time.perf_counter())
-
-
-def trained(case: Case, steps: int) -> list[float]:
-    """Train, and return the seconds of the steps after the first."""
-    clock = Clock()
+def trained(case: Case, steps: int) -> None:
+    """Train; the peak of the process counts from the first step on."""
     with tempfile.TemporaryDirectory() as folder:
         args = TrainingArguments(
             folder,
@@ -155,10 +142,9 @@ def trained(case: Case, steps: int) -> list[float]:
             limits=Limits(2 * (case.row[0] + max(case.row[1]))),
             args=args,
         )
-        trainer = setup.trainer(args, [clock])
+        trainer = setup.trainer(args)
         forget_peak()
         trainer.train()
-    return [after - before for before, after in pairwise(clock.ends[1:])]
 
 
 def resident(key: str) -> int:
@@ -189,12 +175,12 @@ def tensors(case: Case) -> dict[str, Any]:
 
 
 def process(case: Case) -> dict[str, Any]:
-    """What the process took beside its libraries, and the fastest step."""
+    """What the process took beside its libraries."""
     warm_up(case)
     ctypes.CDLL(None).malloc_trim(0)
     before = resident("VmRSS")
-    seconds = trained(case, 4)
-    return {"process": resident("VmHWM") - before, "seconds": min(seconds), "libraries": before}
+    trained(case, 2)
+    return {"process": resident("VmHWM") - before, "libraries": before}
 
 
 # ---------------------------------------------------------------------------------------------- planned
@@ -208,13 +194,13 @@ def planner_of(case: Case, device: Device) -> Planner:
 
 
 def spare(case: Case) -> float:
-    """Bytes of the chunk of logits that are reserved on a CPU and never written: no memory of the machine."""
+    """Bytes of the chunk of logits that are reserved on a CPU and never written to: no memory of the machine."""
     if case.task == "reward" or case.layout == "padded":
         return 0.0
     rows = Lengths((case.row,), "stated").worst(case.prompts, case.micro_batch_tokens, case.job.layout)
-    written = min(head.CHUNK_BYTES["cpu"], 4 * case.vocabulary * load(rows, case.job.layout).scored)
-    # The trial of the layout reads in fp32, and what it reserved stays.
-    return head.CHUNK_BYTES["cpu"] - written / (2 if case.bf16 else 1)
+    written = case.vocabulary * load(rows, case.job.layout).scored * (2 if case.bf16 else 4)
+    # The trial of the layout reads in the dtype of the weights, and what it reserved stays.
+    return head.CHUNK_BYTES["cpu"] / (1 if case.dtype == "float32" else 2) - written
 
 
 def compared(case: Case, found: Mapping[str, Any]) -> dict[str, Any]:
@@ -227,8 +213,7 @@ def compared(case: Case, found: Mapping[str, Any]) -> dict[str, Any]:
         "planned": {**asdict(parts), "total": parts.total},
         "tensors": measured,
         "error": parts.total / measured - 1,
-        "flops": plan.work(case.job).total,
-        **{name: found[name] for name in ("process", "seconds", "busy") if name in found},
+        **{name: found[name] for name in ("process", "libraries") if name in found},
     }
 
 
@@ -251,7 +236,7 @@ CASES = (
 """Nothing in the count of tensors is fitted, so that all of them are held out."""
 
 PROCESSES = (BASE, CASES[1], CASES[6])
-"""What the whole process takes, and how fast it is, is measured on these."""
+"""What the whole process takes is measured on these."""
 
 
 # ---------------------------------------------------------------------------------------------- all of it
@@ -265,8 +250,7 @@ def main() -> None:
         found[case.name] |= in_a_process("process", [case])[0]
     rows = [compared(case, found[case.name]) for case in CASES]
     errors = [abs(row["error"]) for row in rows]
-    peak = rate(2048, 2048, 2048, torch.float32, "cpu", 0.5)
-    write("plan", {"rows": rows, "worst_error": max(errors), "median_error": median(errors), "peak": peak})
+    write("plan", {"rows": rows, "worst_error": max(errors), "median_error": median(errors)})
     put(("<!-- checks -->", "<!-- end of checks -->"), told(rows))
 
 

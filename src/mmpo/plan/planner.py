@@ -167,7 +167,8 @@ class Planner:
                 out.append(Change("optim: adamw_8bit", lambda job: replace(job, optimizer="adamw_8bit"), True))
             out.append(Change("lora: {r: 16}, dtype: bfloat16", _adapted, True))
         if job.blueprint.quantize is None and "quantize" in Recipe.model_fields:
-            out.append(Change("lora: {r: 16}, dtype: bfloat16, quantize: 4bit", _quantized, True))
+            own = "" if job.blueprint.lora else "lora: {r: 16}, dtype: bfloat16, "
+            out.append(Change(f"{own}quantize: 4bit", _quantized, True))
         return out
 
 

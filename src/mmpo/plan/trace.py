@@ -185,7 +185,13 @@ def _run(
             states.register_hook(head_done)
             del states, finish, said
             loss.backward()
-            return Footprint(kept, forward, in_head, behind[0], live.since())
+        idle = (
+            0
+            if layout == "padded"
+            else untouched(innermost(model), sum(sum(responses) for _, responses in rows), device, autocast)
+        )
+        after = live.since() - (idle if device == "cpu" else 0)
+        return Footprint(kept, forward, in_head - idle, behind[0] - idle, after)
     finally:
         head.forget()
 
@@ -228,16 +234,21 @@ def _said(inner: Any, before: Tensor, states: Tensor, row: Tokens, device: str) 
     lm = inner.get_output_embeddings()
     if lm is None:
         return states.index_select(0, row.last).float().sum(-1)
-    labels, size = row.input_ids[row.scored], chunk_bytes(lm.weight, len(row.scored), device)
+    labels, size = row.input_ids[row.scored], head.CHUNK_BYTES[device]
     cap = getattr(inner.config.get_text_config(), "final_logit_softcapping", None)
     if type(lm) is nn.Linear:
         return head.linear_log_probs(before, labels, lm.weight, lm.bias, cap=cap, chunk_bytes=size).logps
     return head.log_probs_through(lm, before, labels, chunk_bytes=size, vocabulary=lm.weight.shape[0]).logps
 
 
-def chunk_bytes(weight: Tensor, count: int, device: str) -> int:
-    """Of the logits that live at once, counted in fp32. Of a chunk on a CPU only what is written to takes memory."""
-    return min(head.CHUNK_BYTES[device], 4 * len(weight) * count)
+def untouched(inner: Any, scored: int, device: str, autocast: torch.dtype | None) -> int:
+    """Bytes of a chunk of logits that a CPU reserves and never writes to, which take no memory."""
+    lm = inner.get_output_embeddings()
+    if type(lm) is not nn.Linear:
+        return 0
+    size, wide = head.CHUNK_BYTES[device], (autocast or lm.weight.dtype).itemsize
+    written = min(max(1, size // (4 * len(lm.weight))), scored) * len(lm.weight) * wide
+    return max(0, size * wide // 4 - written)
 
 
 def _padded(model: Any, rows: Sequence[Row], shared: bool, device: str) -> tuple[Tensor, Finish]:
