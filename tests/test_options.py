@@ -1095,7 +1095,17 @@ def test_dropout_that_the_model_does_not_have_is_refused(runs: Callable[..., See
 
 # ---------------------------------------------------------------------------------------------- nothing is left out
 
+def test_quantised_weights_need_lora_and_bitsandbytes(base: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a run on them gives is seen in test_quantized.py, where bitsandbytes is installed."""
+    with pytest.raises(UserError, match=r"quantize: 8bit freezes the weights, .* add lora: \{r: 16\}"):
+        made(base, **POLICY, quantize="8bit")
+    monkeypatch.setattr("mmpo.models.quantized.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="quantize needs bitsandbytes"):
+        from_recipe(made(base, **POLICY, quantize="8bit", lora={"r": 2}))
+
+
 ELSEWHERE: dict[str, Callable[..., None]] = {
+    "quantize": test_quantised_weights_need_lora_and_bitsandbytes,
     **dict.fromkeys(BY_DEVICE - {"use_cpu"}, test_keys_of_a_device_reach_it),
     **dict.fromkeys([key for key in BY_PROCESSES if key.startswith("ddp")], test_keys_of_many_processes_reach_them),
     **dict.fromkeys(BY_LOADER, test_keys_of_the_loader_reach_it),
