@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import re
 import shutil
 import signal
@@ -12,66 +11,20 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
-from tokenizers import Tokenizer, models, pre_tokenizers
+from evidence.common import machine
 from tqdm import tqdm
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    LlamaConfig,
-    PreTrainedTokenizerFast,
-    set_seed,
-)
 
-from soak.common import ROOT, write
+from soak.common import RESULTS, ROOT, write
+from soak.world import world
 
-WORDS = 320
 PROMPTS_A_STEP = 8
-
-
-def world(folder: Path, prompts: int = 45) -> Path:
-    """Tiny models with their tokenizer, and graded rows of unlike length."""
-    draw = random.Random(1)
-
-    def text() -> str:
-        return " ".join(f"w{draw.randrange(3, WORDS)}" for _ in range(draw.randint(2, 30)))
-
-    def row() -> dict[str, Any]:
-        k = draw.randint(2, 4)
-        grades = [round(draw.random(), 3) for _ in range(k)]
-        return {"prompt": text() + " ", "responses": [text() for _ in range(k)], "scores": grades}
-
-    vocabulary = {"<pad>": 0, "<eos>": 1, "<unk>": 2, **{f"w{n}": n for n in range(3, WORDS)}}
-    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
-    for name, tied, kind in (
-        ("policy", False, AutoModelForCausalLM),
-        ("tied", True, AutoModelForCausalLM),
-        ("reward", False, AutoModelForSequenceClassification),
-    ):
-        set_seed(5)
-        config = LlamaConfig(
-            vocab_size=WORDS,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            tie_word_embeddings=tied,
-            pad_token_id=0,
-            eos_token_id=1,
-            bos_token_id=None,
-            num_labels=1,
-        )
-        kind.from_config(config).save_pretrained(folder / name)
-        tokenizer.save_pretrained(folder / name)
-    for name, count in (("rows", prompts), ("held_out", 11)):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row()) + "\n" for _ in range(count)))
-    return folder
 
 
 def recipe(
@@ -133,52 +86,87 @@ def curve(recipe: Path) -> dict[str, list[float]]:
     return {name: [entry[name] for entry in log if name in entry] for name in ("loss", "eval_loss", "grad_norm")}
 
 
-CASES: dict[str, dict[str, Any]] = {
-    "policy, shared rows, reference copied": {},
-    "policy, separate rows, reference cached": {"layout": "separate", "reference": "cached"},
-    "policy, padded rows": {"layout": "padded"},
-    "policy, tied weights, accumulated": {"model": "tied", "accumulation": 2},
-    "policy, LoRA": {"lora": {"r": 4}},
-    "reward model": {"model": "reward", "method": {"name": "mmpo_reward", "gamma": 2.2}},
+Way = tuple[str, int]
+"""How weights lie, DDP or FSDP2, and the number of processes."""
+
+ALL: tuple[Way, ...] = (("DDP", 2), ("FSDP2", 2), ("DDP", 4), ("FSDP2", 4))
+LARGE, SMALL = ALL[1:3], (ALL[0], ALL[3])
+STEPS, FEW = 50, 20
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is trained, for how many steps, and in which ways beside one process."""
+
+    keys: dict[str, Any]
+    ways: tuple[Way, ...]
+    steps: int = STEPS
+
+
+CASES = {
+    f"policy, tied weights, accumulated ({FEW} steps)": Case({"model": "tied", "accumulation": 2}, ALL[1:2], FEW),
+    f"policy, LoRA ({FEW} steps)": Case({"lora": {"r": 4}}, ALL[1:2], FEW),
+    "reward model": Case({"model": "reward", "method": {"name": "mmpo_reward", "gamma": 2.2}}, SMALL),
+    "policy, padded rows": Case({"layout": "padded"}, LARGE),
+    "policy, separate rows, reference cached": Case({"layout": "separate", "reference": "cached"}, SMALL),
+    "policy, shared rows, reference copied": Case({}, ALL),
 }
-SIZES = (2, 4)
-STEPS = 50
+"""The cheapest first."""
+
+RESUMED: dict[Way, tuple[int, ...]] = {("DDP", 2): (1, 4), ("DDP", 4): (2,), ("FSDP2", 2): (4,), ("FSDP2", 4): (2,)}
+"""Runs that are stopped half-way, and the numbers of processes that they go on with."""
+
+LOST = ((2, 1), (4, 2))
+"""Processes, and machines: launchers of their own on this one."""
+
+CURVES, GOING_ON, KILLED = (
+    "largest difference from one process",
+    "largest difference after going on with another number of processes",
+    "one process killed",
+)
 
 
 def main() -> None:
+    """Measure what is not measured yet, each case written as soon as it is done; a whole result is measured anew."""
+    found = begun()
     with tempfile.TemporaryDirectory() as folder:
         place = world(Path(folder))
-        curves = {name: compared(place, name, case) for name, case in tqdm(CASES.items(), desc="curves")}
-        resumed = {
-            f"{kind}: {before} -> {after}": resumed_gap(place, before, after, kind)
-            for kind in ("DDP", "FSDP2")
-            for before, after in ((2, 4), (2, 1), (4, 2))
-            if kind == "DDP" or after > 1
-        }
-        lost = {f"{n} processes on {machines} machines": lost_one(place, n, machines) for n, machines in LOST}
-    write(
-        "ranks",
-        {
-            "steps": STEPS,
-            "largest difference from one process": curves,
-            "largest difference after going on with another number of processes": resumed,
-            "one process killed": lost,
-        },
-    )
+        tasks: list[tuple[str, set[str], Callable[[], dict[str, Any]]]] = [
+            *((KILLED, {on_machines(*one)}, partial(lost_one, place, *one)) for one in LOST),
+            *((CURVES, {name}, partial(compared, place, name, case)) for name, case in CASES.items()),
+            *((GOING_ON, {*going_on(*way)}, partial(resumed, place, *way)) for way in RESUMED),
+        ]
+        left = [task for task in tasks if not task[1] <= found.get(task[0], {}).keys()]
+        for n, (group, _, measure) in enumerate(tqdm(left, desc="ranks")):
+            begin = time.monotonic()
+            found[group] = found.get(group, {}) | measure()
+            seconds = found.get("seconds", 0) + round(time.monotonic() - begin)
+            found |= {"steps": STEPS, "seconds": seconds, "cases left": len(left) - n - 1}
+            write("ranks", found)
 
 
-def compared(place: Path, name: str, case: dict[str, Any]) -> dict[str, dict[str, float]]:
+def begun() -> dict[str, Any]:
+    """What a run that was stopped has written."""
+    path = RESULTS / "ranks.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    same = found.get("cases left") and found["machine"] == machine()
+    return {key: value for key, value in found.items() if key not in ("command", "machine")} if same else {}
+
+
+def compared(place: Path, name: str, case: Case) -> dict[str, dict[str, float]]:
     """How far the curves of several processes are from that of one."""
-    keys = {**case, **({"model": str(place / case["model"])} if "model" in case else {})}
+    keys = {**case.keys, **({"model": str(place / case.keys["model"])} if "model" in case.keys else {})}
     slug = re.sub(r"\W+", "-", name)
-    alone = trained(recipe(place, f"{slug}-1", 1, STEPS, **keys), 1)
+    alone = trained(recipe(place, f"{slug}-1", 1, case.steps, **keys), 1)
     found = {}
-    for n in SIZES:
-        for kind in ("DDP", "FSDP2"):
-            fsdp: dict[str, Any] = {"fsdp": True} if kind == "FSDP2" else {}
-            several = trained(recipe(place, f"{slug}-{kind}-{n}", n, STEPS, **keys, **fsdp), n)
-            found[f"{kind}, {n} processes"] = gaps(alone, several)
-    return found
+    for kind, n in case.ways:
+        several = trained(recipe(place, f"{slug}-{kind}-{n}", n, case.steps, **keys, **lying(kind)), n)
+        found[f"{kind}, {n} processes"] = gaps(alone, several)
+    return {name: found}
+
+
+def lying(kind: str) -> dict[str, Any]:
+    return {"fsdp": True} if kind == "FSDP2" else {}
 
 
 def trained(made: Path, processes: int) -> dict[str, list[float]]:
@@ -197,23 +185,34 @@ def gaps(one: dict[str, list[float]], other: dict[str, list[float]]) -> dict[str
     }
 
 
-def resumed_gap(place: Path, before: int, after: int, kind: str) -> dict[str, float]:
-    """Stop a run half-way, go on with another number of processes, and hold it against the run that was not stopped."""
-    name, half = f"resumed-{kind}-{before}-{after}", STEPS // 2
-    keys: dict[str, Any] = {"evaluate": False, "save_strategy": "steps", "save_steps": half}
-    keys |= {"fsdp": True} if kind == "FSDP2" else {}
+def going_on(kind: str, before: int) -> dict[str, int]:
+    """What a stopped run goes on with, by name."""
+    return {f"{kind}: {before} -> {after}": after for after in RESUMED[kind, before]}
+
+
+def resumed(place: Path, kind: str, before: int) -> dict[str, dict[str, float]]:
+    """Stop a run half-way, go on with other numbers of processes, and hold it against the run that was not stopped."""
+    name, half = f"resumed-{kind}-{before}", STEPS // 2
+    keys: dict[str, Any] = {"evaluate": False, "save_strategy": "steps", "save_steps": half, **lying(kind)}
     whole = trained(recipe(place, name, before, STEPS, **keys), before)
-    folder = place / "runs" / name
+    found = {}
+    for told, after in going_on(kind, before).items():
+        rewind(place / "runs" / name, half)
+        found[told] = gaps(whole, trained(recipe(place, name, after, STEPS, **keys), after))
+    return found
+
+
+def rewind(folder: Path, step: int) -> None:
+    """Leave of a run what it had when it was killed after the checkpoint of this step."""
     for path in folder.iterdir():
-        if path.name not in (f"checkpoint-{half}", "run.json"):
+        if path.name not in (f"checkpoint-{step}", "run.json"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     record = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps({**record, "status": "started"}))
-    return gaps(whole, trained(recipe(place, name, after, STEPS, **keys), after))
 
 
-LOST = ((2, 1), (4, 1), (4, 2))
-"""Processes, and machines: launchers of their own on this one."""
+def on_machines(processes: int, machines: int) -> str:
+    return f"{processes} processes on {machines} machine{'s' * (machines > 1)}"
 
 
 def lost_one(place: Path, processes: int, machines: int) -> dict[str, Any]:
@@ -232,13 +231,14 @@ def lost_one(place: Path, processes: int, machines: int) -> dict[str, Any]:
     line = f"process {processes - 1} of {processes} (counted from 0) went"
     again = launched(made, processes, machines)
     said = [launcher.communicate(timeout=600)[1] for launcher in again]
-    return {
+    found = {
         "seconds until all had left": round(seconds, 1),
         "exit codes": [launcher.returncode for launcher in started],
         "times it was named": sum(text.count(line) for text in told),
         "exit codes of the restart": [launcher.returncode for launcher in again],
         "steps in the end": len(curve(made)["loss"]) if not any(p.returncode for p in again) else said[-1][-500:],
     }
+    return {on_machines(processes, machines): found}
 
 
 def launched(made: Path, processes: int, machines: int) -> list[subprocess.Popen[str]]:

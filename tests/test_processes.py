@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -11,7 +14,8 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
-from soak.ranks import curve, launched, of_rank, recipe, run, world
+from soak.ranks import curve, environment, launched, of_rank, recipe, run
+from soak.world import world
 
 from mmpo.batch.deal import Deal, dealt
 from mmpo.processes import of_any_number
@@ -85,6 +89,60 @@ def test_two_processes_train_like_one(divided: bool, tiny: Path) -> None:
     assert alone.keys() == together.keys()
     for name, weight in alone.items():
         assert (weight - together[name]).abs().max() < 1e-4, name
+
+
+COUNTING = """
+import os
+from pathlib import Path
+from mmpo.batch import Collator
+from mmpo.cli import main
+from mmpo.models import reference
+from mmpo.models.reference import FrozenCopy, ReferenceStore
+
+read, ask, put, responses, keys, reading = reference._read, FrozenCopy.__call__, ReferenceStore.put, [], [], []
+
+def counted_read(*given):
+    reading.append(True)
+    try:
+        return read(*given)
+    finally:
+        reading.clear()
+
+def counted_ask(self, model, batch):
+    responses.extend([int(batch.evidence.mask.sum())] if reading else [])
+    return ask(self, model, batch)
+
+def counted_put(self, items):
+    keys.extend(key.hex() for key in items)
+    put(self, items)
+
+# So small that there is more than one.
+chunks = Collator.chunks
+Collator.chunks = lambda self, examples, tokens=300, **how: chunks(self, examples, tokens, **how)
+reference._read, FrozenCopy.__call__, ReferenceStore.put = counted_read, counted_ask, counted_put
+try:
+    main()
+finally:
+    Path(__file__).with_name(f"counts-{os.environ['RANK']}").write_text(" ".join([str(sum(responses)), *keys]))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_read_each_response_of_a_cached_reference_once(tiny: Path) -> None:
+    """Both read, together as many responses as the data have, and none of them twice; a second run reads none."""
+    door = tiny / "counting.py"
+    door.write_text(COUNTING)
+    files = [tiny / "rows.jsonl", tiny / "held_out.jsonl"]
+    rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(door)]
+    for name, expected in (("first", sum(len(row["responses"]) for row in rows)), ("second", 0)):
+        made = recipe(tiny, name, 2, 1, reference="cached", reference_cache=str(tiny / "counted"))
+        done = subprocess.run([*launcher, "train", str(made)], capture_output=True, text=True, env=environment())
+        assert done.returncode == 0, done.stderr[-3000:]
+        counts = [(tiny / f"counts-{rank}").read_text().split() for rank in (0, 1)]
+        read, keys = [int(one[0]) for one in counts], Counter(key for one in counts for key in one[1:])
+        assert sum(read) == keys.total() == len(keys) == expected
+        assert (min(read) > 0) == (expected > 0)
 
 
 @pytest.mark.slow
