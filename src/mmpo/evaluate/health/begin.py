@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from mmpo.batch import Example, encode_all
+from collections.abc import Iterator
+from itertools import islice
+
+from mmpo.batch import Cuts, Example
+from mmpo.batch.tokenize import encoding
 from mmpo.data.shape import only_answers
 from mmpo.data.texts import is_blank
 from mmpo.errors import UserError
@@ -11,6 +15,7 @@ from mmpo.evaluate.health.probe import Gold, Probe, RewardModel, start_of
 from mmpo.evaluate.health.settings import Health
 from mmpo.models.sample import Sampling
 from mmpo.setup import Setup
+from mmpo.types import Text
 
 
 def watch_over(setup: Setup, health: Health, gold: Gold | None = None) -> HealthCallback:
@@ -27,16 +32,11 @@ def probe_of(setup: Setup, health: Health, gold: Gold | None = None) -> Probe:
     """What takes the looks at a policy, on held-out data where there are any."""
     if setup.method.task == "reward":
         raise UserError("health.every has a policy write, and the method trains a reward model; leave it out")
-    data = [only_answers(datum) for datum in setup.watched if not is_blank(datum.prompt)]
-    # What cannot be read was refused or counted when the examples were made.
-    kept, _ = encode_all(data, setup.tokenizer, setup.limits, "drop")
-    pairs = [(Example.of(datum, encoded), datum.prompt) for datum, encoded in kept]
-    pairs = [pair for pair in pairs if pair[0].evidence.compared.any()]
-    if len(pairs) < health.prompts:
-        setup.account.append(f"health.prompts is {health.prompts}, but only {len(pairs)} prompts can be looked at")
-    if len(pairs) < 2:
+    chosen = list(islice(_answered(setup), health.prompts))
+    if len(chosen) < health.prompts:
+        setup.account.append(f"health.prompts is {health.prompts}, but only {len(chosen)} prompts can be looked at")
+    if len(chosen) < 2:
         raise UserError("health.every needs two prompts or more with answers that people compared; add eval_data")
-    chosen = pairs[: health.prompts]
     reference = getattr(setup.reader, "reference", None)
     return Probe(
         setup.tokenizer,
@@ -50,3 +50,15 @@ def probe_of(setup: Setup, health: Health, gold: Gold | None = None) -> Probe:
         RewardModel.load(health.gold, setup.record["trust_remote_code"]) if health.gold is not None else gold,
         setup.autocast,
     )
+
+
+def _answered(setup: Setup) -> Iterator[tuple[Example, Text]]:
+    """The prompts that a look can be taken at, with the answers that people compared, drawn one after the other."""
+    data = (only_answers(datum) for datum in setup.watched if not is_blank(datum.prompt))
+    cuts = Cuts(setup.limits.max_length, setup.limits.max_prompt_length)
+    # What cannot be read was refused or counted when the examples were made.
+    for some in encoding(data, setup.tokenizer, setup.limits, "drop", cuts):
+        for datum, encoded in some:
+            example = Example.of(datum, encoded)
+            if example.evidence.compared.any():
+                yield example, datum.prompt
