@@ -99,6 +99,16 @@ def test_lists_in_a_csv_are_json_and_na_is_an_answer(tmp_path: Path) -> None:
         load(str(path))
 
 
+def test_a_column_of_a_csv_is_of_one_kind_however_late_that_shows(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("mmpo.data.read._MOST", 2)
+    path = tmp_path / "rows.csv"
+    table = ["prompt,chosen,rejected,score_chosen,score_rejected", *["What?,yes,no,2,1"] * 2, "What?,4.50,007,2.5,1"]
+    path.write_text("\n".join(table) + "\n")
+    *_, last = load(str(path)).data
+    assert last.responses == ("4.50", "007"), "a text stays as it stands, also among rows that hold numbers alone"
+    assert last.grades == (2.5, 1)
+
+
 def test_empty_lines_are_no_rows_but_count_as_lines(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(lines(ROWS[:1]) + "\n\n" + "{broken\n" + "[1, 2]\n" + lines(ROWS[1:2]))

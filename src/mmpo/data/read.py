@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from hashlib import file_digest, sha256
 from itertools import chain
 from pathlib import Path
@@ -244,23 +245,24 @@ def _parquet(path: Path) -> Iterator[pa.Table]:
 
 
 def _csv(path: Path) -> Iterator[pa.Table]:
-    """Tables of the types that the first values show."""
+    """A column of numbers, where all its cells are numbers; else all its cells are texts as they stand in the file."""
     import pandas as pd  # type: ignore[import-untyped]
 
-    types: dict[str, pa.DataType] = {}
     # Only an empty cell is missing: "NA" and "None" may be answers.
-    with (
-        _readable(path, "csv"),
-        pd.read_csv(path, chunksize=_MOST, keep_default_na=False, na_values=[""]) as frames,
-    ):
-        for frame in frames:
-            if len(frame.columns) == 1 and re.search(r"[;\t|]", str(frame.columns[0])):
-                raise UserError(f"{path}: has the one column {frame.columns[0]!r}; a .csv must be written with commas")
-            table = pa.Table.from_pandas(frame, preserve_index=False)
-            for field, column in zip(table.schema, table.columns, strict=True):
-                if column.null_count < len(column):
-                    types.setdefault(field.name, field.type)
-            yield _sound(table).cast(pa.schema([(f.name, types.get(f.name, f.type)) for f in table.schema]))
+    read = partial(pd.read_csv, path, chunksize=_MOST, keep_default_na=False, na_values=[""], low_memory=False)
+    text: set[str] = set()
+    with _readable(path, "csv"):
+        # All of it is looked at first, for the numbers among texts must be read as texts: 4.50 would become 4.5.
+        with read() as frames:
+            for frame in frames:
+                if len(frame.columns) == 1 and re.search(r"[;\t|]", str(frame.columns[0])):
+                    raise UserError(
+                        f"{path}: has the one column {frame.columns[0]!r}; a .csv must be written with commas"
+                    )
+                text.update(name for name in frame.columns if not pd.api.types.is_numeric_dtype(frame[name]))
+        with read(dtype=dict.fromkeys(text, str)) as frames:
+            for frame in frames:
+                yield _sound(pa.Table.from_pandas(frame, preserve_index=False))
 
 
 def _sound(table: pa.Table) -> pa.Table:
