@@ -117,37 +117,36 @@ One process killed in the middle, and the same command started again:
 
 
 def million(found: Mapping[str, Any]) -> str:
-    first, beside = found["first_start"], found["beside_trl"]
+    whole, beside, killed = found["whole"], found["beside_trl"], found["kills"]
+    starts = {f"{whole['prompts']:,} prompts, jsonl": whole["first_start"]}
+    starts |= {f"{one['prompts']:,} prompts, {kind}": one for kind, one in found["files"].items()}
     memory = [
-        [name, one["rows_per_second"], f"{max(one['resident_mib']):,.0f} MiB"]
-        for name, one in {f"{found['prompts']:,} prompts, jsonl": first, **found["files"]}.items()
+        [name, f"{one['seconds']:,.0f} s", one["rows_per_second"], f"{max(one['resident_mib']):,} MiB"]
+        for name, one in starts.items()
     ]
     rows = [
         [name, one["prompts_per_second"], one["rows_per_second"], one["responses_per_second"]]
         for name, one in beside.items()
         if name != "prompts"
     ]
-    kept = [f"- {'held' if held else '**did not hold**'}: {what}" for what, held in found["promised"].items()]
-    second = ", ".join(f"{one:g} s" for one in found["second_start_seconds"])
-    kinds = _table(["", "rows a second", "largest process (resident)"], memory)
+    kept = "\n".join(f"- {'held' if held else '**did not hold**'}: {what}" for what, held in found["promised"].items())
+    second = ", ".join(f"{one:g} s" for one in whole["second_start_seconds"])
+    same = "the same files, to the byte" if killed["identical"] else "not the same files"
     return f"""## A million prompts
 
-{found["prompts"]:,} prompts with {found["responses"]:,} graded responses ({found["gigabytes"]:g} GB) made ready for
-training by {found["workers"]} processes: read, merged, tokenised and kept on disk ({found["cache_gigabytes"]:g} GB).
+{whole["prompts"]:,} prompts with {whole["responses"]:,} graded responses ({whole["gigabytes"]:g} GB) made ready for
+training by {whole["workers"]} processes: read, merged, tokenised and kept on disk ({whole["cache_gigabytes"]:g} GB).
 
-{kinds}
+{_table(["", "time", "rows a second", "largest process (resident)"], memory)}
 A second start, from the start of the process to the end of its first training step: {second}.
 
-Killed {found["kills"]["kills"]} times while preparing and started again: {
-        "the same files, to the byte" if found["kills"]["identical"] else "not the same files"
-    }, {found["kills"]["orphans"]} processes left behind.
+Killed {killed["kills"]} times while preparing and started again: {same}, {killed["orphans"]} processes left behind.
 
-Beside TRL on the same responses, {
-        beside["prompts"]:,} prompts, turn by turn, imports left out. A row is a prompt with its
-four responses here, and a pair there.
+Beside TRL on the same responses, {beside["prompts"]:,} prompts, turn by turn, imports left out. A row is a prompt with
+its four responses here, and a pair there.
 
 {_table(["", "prompts a second", "rows a second", "responses a second"], rows)}
-{chr(10).join(kept)}
+{kept}
 """
 
 
