@@ -311,7 +311,9 @@ def test_known_examples_are_not_made_again(
     assert Collator(0).costs(second).sum() == Collator(0).costs(first).sum()
 
 
-def test_whatever_changes_the_examples_changes_their_name(on_disk: StoredData, tiny_tokenizer: Any) -> None:
+def test_whatever_changes_the_examples_changes_their_name(
+    on_disk: StoredData, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def changed(change: Any) -> Any:
         tokenizer = copy.deepcopy(tiny_tokenizer)
         change(tokenizer)
@@ -339,6 +341,8 @@ def test_whatever_changes_the_examples_changes_their_name(on_disk: StoredData, t
     keys = [json.dumps(way.key(on_disk.digest)) for way in ways]
     assert len(set(keys)) == len(keys)
     assert json.dumps(ways[0].key("another")) not in keys
+    monkeypatch.setattr("mmpo.batch.preparing.__version__", "another")
+    assert json.dumps(ways[0].key(on_disk.digest)) not in keys, "another mmpo may tokenise otherwise"
 
 
 def test_the_name_of_a_tokenizer(any_tokenizer: Any, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from mmpo.record import fingerprint
 from mmpo.shaping import Counts, Numbers, Shaping, told_of
 from mmpo.types import Datum, Method
 
-FORMAT = 1
+FORMAT = 2
 """Of prepared data on disk; another number makes them anew, as does another version of mmpo."""
 
 

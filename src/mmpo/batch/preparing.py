@@ -22,6 +22,7 @@ import transformers
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from mmpo import __version__
 from mmpo.batch.counts import Stated
 from mmpo.batch.example import Example
 from mmpo.batch.stored import Growing, Held, StoredExamples
@@ -33,7 +34,7 @@ from mmpo.pieces import Pieces, account, finish, in_pieces, kept, write_piece
 from mmpo.types import Datum
 
 FORMAT = 1
-"""Of what is kept: another one where examples look otherwise, or the same data become other examples."""
+"""Of examples on disk; another number makes them anew, as does another version of mmpo."""
 
 _ROWS, _BYTES = 4096, 1 << 24
 """Data of a piece at most, and their bytes (or one datum)."""
@@ -102,7 +103,7 @@ class Preparing:
     def key(self, digest: str) -> dict[str, Any]:
         """Everything that tells which examples the data with this digest become."""
         return {
-            "format": FORMAT,
+            "format": [FORMAT, __version__],
             "data": digest,
             "tokenizer": tokenizer_digest(self.tokenizer),
             "limits": [self.limits.max_length, self.limits.max_prompt_length],
