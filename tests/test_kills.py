@@ -109,6 +109,22 @@ def test_a_whole_checkpoint_is_gone_on_from(tmp_path: Path) -> None:
     assert settled(tmp_path / "nowhere") == checkpoints.Found(None, {}, [])
 
 
+def test_a_seal_lies_on_the_disk_and_so_do_the_names_around_it(tmp_path: Path, monkeypatch: Any) -> None:
+    settled: list[Path] = []
+    fsync = os.fsync
+
+    def noted(opened: int) -> None:
+        settled.append(Path(os.readlink(f"/proc/self/fd/{opened}")))
+        fsync(opened)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    place = checkpoint(tmp_path, 2)
+    files = {place / name for name in ("model.safetensors", "trainer_state.json", "inner/shard_0")}
+    assert set(settled[:3]) == files
+    assert settled[3] == place / checkpoints.SEAL
+    assert set(settled[4:]) == {place / "inner", place, tmp_path}
+
+
 def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[5000 % len(content)] ^= 1

@@ -49,7 +49,8 @@ def seal(folder: Path) -> None:
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         found = dict(zip(files, pool.map(lambda name: _measured(folder / name, settle=True), files), strict=True))
     write_json(folder / SEAL, {"hash": "xxh3_128", "files": found})
-    _settle(folder)
+    for path in (folder / SEAL, *{(folder / name).parent for name in files}, folder, folder.parent):
+        _settle(path)
 
 
 def fault(folder: Path) -> str | None:
@@ -154,10 +155,10 @@ def _measured(path: Path, settle: bool = False) -> tuple[int, str]:
     return size, found.hexdigest()
 
 
-def _settle(folder: Path) -> None:
-    """Make the names in a folder lie on the disk."""
+def _settle(path: Path) -> None:
+    """Make a file, or the names in a folder, lie on the disk."""
     if os.name == "posix":
-        opened = os.open(folder, os.O_RDONLY)
+        opened = os.open(path, os.O_RDONLY)
         try:
             os.fsync(opened)
         finally:
