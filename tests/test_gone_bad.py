@@ -159,6 +159,20 @@ def test_weights_gone_bad_are_not_saved(world: dict[str, str], tmp_path: Path) -
     assert sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*")) == ["checkpoint-2"]
 
 
+def test_weights_gone_bad_in_the_last_step_are_no_result(world: dict[str, str], tmp_path: Path) -> None:
+    """Where no checkpoint was due after it."""
+
+    class Spoil(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+            if state.global_step == 2:
+                spoil_head(model)
+
+    with pytest.raises(GoneBad, match=r"after step 2: the weights of score\.weight are not finite"):
+        train_recipe(recipe(world, tmp_path / "run", max_steps=2, save_strategy="no", save_steps=None), [Spoil()])
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    assert status(tmp_path / "run").startswith("stopped: after step 2")
+
+
 @pytest.mark.parametrize("when", ["while training", "at the end"])
 def test_an_evaluation_gone_bad_ends_the_run(
     when: str, world: dict[str, str], tmp_path: Path, monkeypatch: Any

@@ -117,6 +117,8 @@ class LastingTrainer(transformers.Trainer):
 
     def _finalize_training(self, trial: Any, num_train_samples: int, start_time: float) -> Any:
         self._end_epoch(start_time, self._resumed)
+        # What the last step left need not have been saved in a checkpoint.
+        self._check_weights()
         return super()._finalize_training(trial, num_train_samples, start_time)
 
     def _end_epoch(self, start_time: float, checkpoint: str | None) -> bool:
