@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -78,6 +79,31 @@ def test_heads_are_trained_and_kept(tiny_policy, tiny_tokenizer, tmp_path):
     assert first.keys() == second.keys() == {f"heads.{name}" for name in heads.state_dict()}
     assert any(not torch.equal(first[key], second[key]) for key in first)
     assert not any("degree" in key for key in load_file(tmp_path / "checkpoint-2" / "model.safetensors"))
+
+
+def test_the_best_model_comes_with_its_own_state(tiny_policy, tiny_tokenizer, tmp_path):
+    trainer = trained(tiny_policy(0), build("spo"), tiny_tokenizer, tmp_path, save_strategy="steps", save_steps=1)
+    first, last = (load_file(tmp_path / f"checkpoint-{n}" / FILE) for n in (1, 2))
+
+    def held() -> dict[str, torch.Tensor]:
+        return {f"heads.{name}": value for name, value in trainer.method_state.heads.state_dict().items()}
+
+    torch.testing.assert_close(held(), last, rtol=0, atol=0)
+    trainer.state.best_model_checkpoint = str(tmp_path / "checkpoint-1")
+    trainer._load_best_model()
+    torch.testing.assert_close(held(), first, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("scale", (None, 65536.0))
+def test_gradients_that_are_scaled_for_fp16_are_clipped_as_the_others(scale):
+    heads = nn.ModuleDict({"one": nn.Linear(3, 1, bias=False)})
+    state = MethodState(build("lcpo"), heads, 3, torch.device("cpu"))
+    heads["one"].weight.grad = torch.tensor([[3.0, 0.0, 4.0]]) * (scale or 1.0)
+    scaler = None if scale is None else torch.amp.GradScaler("cpu", init_scale=scale)
+    if scaler is not None:
+        scaler.scale(torch.zeros(()))
+    state.share_gradients(SimpleNamespace(scaler=scaler, reduce=lambda gradient, how: gradient), most=1.0)
+    torch.testing.assert_close(heads["one"].weight.grad / (scale or 1.0), torch.tensor([[0.6, 0.0, 0.8]]))
 
 
 def test_a_state_of_another_method_is_refused(tmp_path):

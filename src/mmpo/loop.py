@@ -208,6 +208,12 @@ class GradedTrainer(SharingTrainer):
         if self.method_state and checkpoint is not None:
             self.method_state.load(Path(checkpoint))
 
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if self.method_state:
+            # What was learned beside the best model belongs to it, in what is measured and left of it.
+            self.method_state.load(Path(str(self.state.best_model_checkpoint)))
+
     def prediction_step(
         self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[torch.Tensor, None, None]:

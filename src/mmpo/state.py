@@ -59,8 +59,10 @@ class MethodState:
         gradients = [p for p in self.heads.parameters() if p.grad is not None]
         for parameter in gradients:
             parameter.grad = accelerator.reduce(parameter.grad, "mean")
-        if most:
-            nn.utils.clip_grad_norm_(gradients, most)
+        if most and gradients:
+            # For fp16 they are scaled until the optimiser's step.
+            scale = 1.0 if accelerator.scaler is None else accelerator.scaler.get_scale()
+            nn.utils.clip_grad_norm_(gradients, most * scale)
 
     def save(self, folder: Path) -> None:
         tensors = {f"memory.{name}": value for name, value in self.memory.items()}
