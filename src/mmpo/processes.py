@@ -55,7 +55,9 @@ def accounted_for() -> Iterator[None]:
                 file=sys.stderr,
                 flush=True,
             )
-        # Taking down connections of which one end is gone may hang, and nothing is left to do.
+        # Taking down connections of which one end is gone may hang, and nothing is left to do but to write out what
+        # was printed.
+        sys.stdout.flush()
         os._exit(1)
 
 

@@ -265,8 +265,9 @@ def _leave_record(
         "trackers_lost": trainer.trackers_lost,
         "peak_memory": peak_memory(),
     }
-    write_record(folder, record)
+    # Last, what says that nothing is missing.
     write_card(folder, record)
+    write_record(folder, record)
 
 
 def _kept(trainer: GradedTrainer) -> str | None:
