@@ -21,7 +21,7 @@ from mmpo.batch import Limits
 from mmpo.methods.policy import dpo, mmpo
 from mmpo.methods.reward import bradley_terry
 from mmpo.plan.rate import synchronize
-from mmpo.setup import bring_together
+from mmpo.run.setup import bring_together
 from mmpo.types import Datum
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

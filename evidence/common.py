@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from scipy.stats import t as student
 
-from mmpo.provenance import versions
+from mmpo.run.provenance import versions
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("MMPO_DATA", ROOT.parent / "shared" / "data"))

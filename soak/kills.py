@@ -25,7 +25,7 @@ from transformers import LlamaForCausalLM
 
 from mmpo.demo.reference import make_config, make_tokenizer
 from mmpo.demo.task import WORDS
-from mmpo.record import read_record
+from mmpo.run.record import read_record
 from mmpo.train import train_recipe  # noqa: F401 (loaded before the runs are)
 from soak import victim
 from soak.common import ROOT, write

@@ -29,7 +29,7 @@ from mmpo.plan.hardware import Device
 from mmpo.plan.memory import Job
 from mmpo.plan.rows import Lengths, Row
 from mmpo.plan.work import load
-from mmpo.setup import bring_together
+from mmpo.run.setup import bring_together
 from mmpo.types import Datum
 from soak.common import ROOT, write
 from soak.sizes import put, write_table

@@ -30,7 +30,7 @@ class Clock:
 
 def ours(recipe: str) -> dict[str, float]:
     from mmpo.recipe import read_recipe
-    from mmpo.setup import from_recipe
+    from mmpo.run.setup import from_recipe
 
     read = read_recipe(recipe)
     clock = Clock()

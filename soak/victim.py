@@ -30,7 +30,7 @@ def main(words: list[str]) -> None:
 
 def watch(witness: Path) -> None:
     """Append to a file, before each step is taken, its number and its prompts."""
-    from mmpo.loop import GradedTrainer
+    from mmpo.run.loop import GradedTrainer
 
     drawn, agree = GradedTrainer.get_batch_samples, GradedTrainer.agree
     ids: list[str] = []
@@ -129,7 +129,7 @@ def _state() -> None:
 
 
 def _seal() -> None:
-    from mmpo import checkpoints
+    from mmpo.run import checkpoints
 
     _patch(checkpoints, "seal", lambda folder: _die() if _second(folder / "any") else None, before=True)
 
@@ -150,7 +150,7 @@ def _cache() -> None:
 
 
 def _evaluation() -> None:
-    from mmpo.loop import GradedTrainer
+    from mmpo.run.loop import GradedTrainer
 
     counted: list[None] = []
 

@@ -20,7 +20,8 @@ from mmpo.data.write import to_row
 from mmpo.errors import UserError
 from mmpo.evaluate.scoring import Scorer
 from mmpo.methods import CATALOGUE, build
-from mmpo.recipe import TEACHERS, read_recipe
+from mmpo.needs import TEACHERS
+from mmpo.recipe import read_recipe
 from mmpo.train import train, train_recipe
 from mmpo.types import Datum, Method
 from products import PRODUCTS

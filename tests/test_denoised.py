@@ -17,13 +17,13 @@ from mmpo.batch import Limits, prepare
 from mmpo.data.rcal import Calibrated, RepresentationCalibrator, calibrate_labels
 from mmpo.data.strength import Strength, flip_weakest, soften_weak, strengths
 from mmpo.errors import UserError
-from mmpo.loop import GradedTrainer
 from mmpo.matrix import between, compared
 from mmpo.methods import build
 from mmpo.models import RewardReader, packed
 from mmpo.models.committee import Committee, CommitteeReader, save_committee, second_opinion
 from mmpo.models.lora import adapted
 from mmpo.regularizers import Difference, FeatureAnchor, InfoNCE
+from mmpo.run.loop import GradedTrainer
 from mmpo.scores import Given
 from mmpo.targets import Hard, SmallLoss
 from mmpo.types import Datum, Evidence, Judgement, Method, Reading

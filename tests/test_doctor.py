@@ -19,8 +19,8 @@ from mmpo.doctor import Finding, examine
 from mmpo.errors import UserError
 from mmpo.methods import CATALOGUE
 from mmpo.models import FrozenCopy, PolicyReader, RewardReader, attention, packed
-from mmpo.recipe import TEACHERS
-from mmpo.setup import Setup, bring_together
+from mmpo.needs import TEACHERS
+from mmpo.run.setup import Setup, bring_together
 from mmpo.train import self_test, train
 from mmpo.types import Batch, Reading
 from tiny import RICH, ROWS, data_of, plain, roberta_tokenizer
@@ -280,7 +280,7 @@ class Wrong(RewardReader):
 def test_nothing_is_trained_where_a_check_fails(
     tiny_reward: Any, tiny_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mmpo.equip.RewardReader", Wrong)
+    monkeypatch.setattr("mmpo.run.equip.RewardReader", Wrong)
     args = TrainingArguments(output_dir=str(tmp_path / "run"), max_steps=1, report_to="none", use_cpu=True)
     with pytest.raises(UserError, match="the self-test failed, nothing was trained"):
         train(tiny_reward(0), "bradley_terry", data_of(), args, tokenizer=tiny_tokenizer, limits=Limits(64))

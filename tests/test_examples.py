@@ -31,10 +31,10 @@ from mmpo.batch.tokenize import encoder_of_many
 from mmpo.data.stored import StoredData
 from mmpo.doctor import SAMPLE, sampled
 from mmpo.errors import AtMost, UserError
-from mmpo.gather import gather
 from mmpo.methods import CATALOGUE
 from mmpo.needs import Wanted, check_needs, without_idle
 from mmpo.recipe import Shape
+from mmpo.run.gather import gather
 from mmpo.types import ROLES, About, Contrast, Datum, Judgement
 from tiny import RICH, ROWS, data_of, minilm, plain, roberta_tokenizer, rows_file, sentencepiece_like
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from mmpo.batch import Collator, Limits, StoredExamples, prepare
-from mmpo.gather import gather
 from mmpo.models import cache_reference, packed, reference
 from mmpo.models.reference import FrozenCopy
 from mmpo.models.store import ReferenceStore
 from mmpo.recipe import Shape
+from mmpo.run.gather import gather
 from mmpo.types import Batch
 from tiny import ROWS, data_of, rows_file
 

@@ -15,15 +15,15 @@ import pytest
 from datasets import Dataset
 
 from in_memory import gathered, random_rows
-from mmpo import gather as gathering
 from mmpo.data import collect, fit_gamma, load, merge, piecewise, read
 from mmpo.data.source import Source
 from mmpo.data.stored import StoredData
 from mmpo.errors import AtMost, UserError
-from mmpo.gather import Gathered, gather
 from mmpo.methods import build
 from mmpo.recipe import Shape
-from mmpo.record import fingerprint
+from mmpo.run import gather as gathering
+from mmpo.run.gather import Gathered, gather
+from mmpo.run.record import fingerprint
 
 SHAPES = [
     Shape(),
@@ -227,9 +227,9 @@ def test_lists_of_data_stay_in_memory(tmp_path: Path) -> None:
 KILLED = """
 import sys
 from mmpo.data import piecewise, read
-from mmpo.gather import gather
+from mmpo.run.gather import gather
 from mmpo.recipe import Shape
-from mmpo.record import fingerprint
+from mmpo.run.record import fingerprint
 read.CHUNK = piecewise.CHUNK = 20_000
 print("going", flush=True)
 print(gather([sys.argv[1]], Shape(rescale="zscore"), 3, cache=sys.argv[2], workers=2).fingerprint)

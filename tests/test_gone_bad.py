@@ -18,12 +18,12 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 from transformers.integrations.integration_utils import TensorBoardCallback
 
-from mmpo import checkpoints, disk
 from mmpo.cli import main
 from mmpo.errors import GoneBad, UserError
-from mmpo.finite import Numbers, in_words
-from mmpo.loop import GradedTrainer
 from mmpo.recipe import Recipe, make_recipe
+from mmpo.run import checkpoints, disk
+from mmpo.run.finite import Numbers, in_words
+from mmpo.run.loop import GradedTrainer
 from mmpo.train import train_recipe
 from mmpo.types import Outcome, Reading
 from tiny import plain, rows_file, saved
@@ -306,7 +306,7 @@ def test_a_run_outlives_its_tracker(
 
     train_recipe(recipe(world, tmp_path / "alone"))
     monkeypatch.setattr(TensorBoardCallback, event, fail)
-    monkeypatch.setattr("mmpo.recipe.get_available_reporting_integrations", lambda: ["tensorboard"])
+    monkeypatch.setattr("mmpo.recipe.recipe.get_available_reporting_integrations", lambda: ["tensorboard"])
     monkeypatch.setattr(TensorBoardCallback, "__init__", lambda self: None)
     if event == "on_log":
         monkeypatch.setattr(TensorBoardCallback, "on_train_begin", lambda *_, **__: None)

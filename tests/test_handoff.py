@@ -31,7 +31,7 @@ from mmpo.errors import UserError
 from mmpo.evaluate.scoring import Scorer
 from mmpo.models import FrozenCopy, PolicyReader, load_policy, load_tokenizer
 from mmpo.models.save import save
-from mmpo.record import usage
+from mmpo.run.record import usage
 from mmpo.train import train
 from tiny import ROWS, batch_of, data_of, minilm, plain, roberta_tokenizer, rows_file, saved
 

@@ -247,7 +247,7 @@ def test_the_signs_of_a_step_change_no_weight(
     model = saved(tiny_policy(0), tokenizer, tmp_path / "base")
     options = {"method": {"name": "mmpo", "gamma": 0.3}, "max_steps": 4}
     run(tmp_path, model, name="watched", **options)
-    monkeypatch.setattr("mmpo.loop.signs", lambda *batch: {})
+    monkeypatch.setattr("mmpo.run.loop.signs", lambda *batch: {})
     run(tmp_path, model, name="bare", **options)
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("watched", "bare"))
     assert all(torch.equal(one[name], other[name]) for name in one)

@@ -16,8 +16,8 @@ import pytest
 import torch
 from soak import kills
 
-from mmpo import checkpoints
-from mmpo.disk import size
+from mmpo.run import checkpoints
+from mmpo.run.disk import size
 
 
 @pytest.fixture(scope="module")

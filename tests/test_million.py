@@ -18,7 +18,7 @@ import json, sys
 from pathlib import Path
 
 from mmpo.batch import Limits, prepare
-from mmpo.gather import gather
+from mmpo.run.gather import gather
 from mmpo.models.load import load_tokenizer
 from mmpo.recipe import Shape
 

@@ -44,7 +44,7 @@ from mmpo.models.load import as_reward_model, fitted, with_pad_token, without_dr
 from mmpo.models.lora import adapted
 from mmpo.models.padded import Padded
 from mmpo.models.policy import response_logps
-from mmpo.setup import bring_together
+from mmpo.run.setup import bring_together
 from mmpo.types import Batch
 from tiny import ROWS, batch_of, data_of, gradients, laid_out, minilm, plain, roberta_tokenizer, saved, sequences
 

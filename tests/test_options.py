@@ -30,14 +30,14 @@ from mmpo.cli.train import recipe_and_flags
 from mmpo.data import Source, load, piecewise, to_row
 from mmpo.errors import UserError
 from mmpo.evaluate.health.settings import Health
-from mmpo.keys import IDLE_KEYS, OTHER_NAMES, RANGES, TRAINING_KEYS, UNSAID, default
 from mmpo.methods import CATALOGUE, build
 from mmpo.models import packed
 from mmpo.models.load import mixed_precision
 from mmpo.models.lora import IDLE_LORA, adapted
-from mmpo.partners import PARTNERS, TRACKERS, check_python
 from mmpo.recipe import Recipe, Shape, make_recipe
-from mmpo.setup import from_recipe
+from mmpo.recipe.keys import IDLE_KEYS, OTHER_NAMES, RANGES, TRAINING_KEYS, UNSAID, default
+from mmpo.recipe.partners import PARTNERS, TRACKERS, check_python
+from mmpo.run.setup import from_recipe
 from mmpo.train import train, train_recipe
 from mmpo.types import Evidence, Method, Reading
 from records import graded, said, voted, with_people
@@ -380,7 +380,7 @@ def made(base: Mapping[str, str], **more: Any) -> Recipe:
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if there were an accelerator, up to where it would be used."""
-    monkeypatch.setattr("mmpo.recipe.has_accelerator", lambda use_cpu: not use_cpu)
+    monkeypatch.setattr("mmpo.recipe.recipe.has_accelerator", lambda use_cpu: not use_cpu)
 
 
 class Begun(SimpleNamespace):
@@ -1094,6 +1094,7 @@ def test_dropout_that_the_model_does_not_have_is_refused(runs: Callable[..., See
 
 
 # ---------------------------------------------------------------------------------------------- nothing is left out
+
 
 def test_quantised_weights_need_lora_and_bitsandbytes(base: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """What a run on them gives is seen in test_quantized.py, where bitsandbytes is installed."""

@@ -13,7 +13,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 from mmpo.batch import Limits
 from mmpo.models import packed
-from mmpo.setup import bring_together
+from mmpo.run.setup import bring_together
 from mmpo.types import Datum, Judgement
 
 trl = pytest.importorskip("trl")

@@ -18,7 +18,7 @@ from soak.ranks import curve, environment, launched, of_rank, recipe, run
 from soak.world import world
 
 from mmpo.batch.deal import Deal, dealt
-from mmpo.processes import of_any_number
+from mmpo.run.processes import of_any_number
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_shares_cost_about_the_same() -> None:
 
 def test_a_run_may_go_on_with_other_processes_but_not_with_another_step(monkeypatch: pytest.MonkeyPatch) -> None:
     def identity(processes: int, coupled: bool = False, **arguments: int) -> dict[str, Any]:
-        monkeypatch.setattr("mmpo.processes.PROCESSES", processes)
+        monkeypatch.setattr("mmpo.run.processes.PROCESSES", processes)
         return of_any_number({"seed": 1, **arguments}, coupled)
 
     one = identity(1, per_device_train_batch_size=8)

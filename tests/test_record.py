@@ -15,9 +15,9 @@ from transformers import AutoModelForSequenceClassification
 
 from mmpo.cli import main
 from mmpo.models.store import weights_digest
-from mmpo.provenance import command, git_state, versions
-from mmpo.record import read_record
-from mmpo.repeat import check_same
+from mmpo.run.provenance import command, git_state, versions
+from mmpo.run.record import read_record
+from mmpo.run.repeat import check_same
 from tiny import ROWS, plain, rows_file, saved
 
 

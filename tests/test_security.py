@@ -26,7 +26,7 @@ from tools.audit import told
 from transformers import TrainerCallback, TrainingArguments
 
 from judged_world import answered, judging
-from mmpo import checkpoints, markdown
+from mmpo import markdown
 from mmpo.asking import Endpoint
 from mmpo.cli import main
 from mmpo.data import inspect, load
@@ -37,7 +37,8 @@ from mmpo.files import write_whole
 from mmpo.methods import build
 from mmpo.models.load import load_config, load_policy, load_reward_model, load_tokenizer
 from mmpo.plain import from_cell, one_line, plain, plain_output, to_cell
-from mmpo.record import write_card
+from mmpo.run import checkpoints
+from mmpo.run.record import write_card
 from mmpo.safe_yaml import read_yaml
 from mmpo.train import train
 from tiny import ROWS, data_of, rows_file, saved

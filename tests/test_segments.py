@@ -19,9 +19,9 @@ from mmpo.batch.segments import SegmentBatch, SegmentCollator
 from mmpo.data import Source
 from mmpo.data.segments import SEGMENTS, Segment, SegmentDatum, Space, load_segments
 from mmpo.errors import UserError
-from mmpo.loop import GradedTrainer
 from mmpo.models.reference import FrozenCopy
 from mmpo.models.segments import PolicyShape, SegmentPolicy, SegmentReader
+from mmpo.run.loop import GradedTrainer
 from mmpo.types import Evidence, Judgement, Reading
 
 LEFT = {"observations": [[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]], "actions": [0, 1, 1]}

@@ -19,8 +19,8 @@ from mmpo.methods import build
 from mmpo.models import RewardReader
 from mmpo.models.heads import DegreeHead
 from mmpo.needs import without_idle
-from mmpo.setup import bring_together
-from mmpo.state import FILE, MethodState
+from mmpo.run.setup import bring_together
+from mmpo.run.state import FILE, MethodState
 from tiny import RICH, plain
 
 

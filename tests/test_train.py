@@ -20,10 +20,10 @@ from mmpo import methods
 from mmpo.batch import Collator, Limits
 from mmpo.errors import UserError
 from mmpo.evaluate.scoring import Scorer
-from mmpo.loop import GradedTrainer
 from mmpo.models import FrozenCopy, PolicyReader, RewardReader, packed
 from mmpo.recipe import Shape, make_recipe, read_recipe
-from mmpo.setup import bring_together, from_recipe
+from mmpo.run.loop import GradedTrainer
+from mmpo.run.setup import bring_together, from_recipe
 from mmpo.train import train, train_recipe
 from mmpo.types import Batch, Datum, Judgement, Outcome
 from tiny import ROWS, batch_of, data_of, gradients, minilm, plain, rows_file, saved

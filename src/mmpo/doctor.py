@@ -11,7 +11,7 @@ import torch
 from mmpo.batch import Example
 from mmpo.evaluate.health.signs import saturated
 from mmpo.models import PolicyReader, packed
-from mmpo.setup import Setup
+from mmpo.run.setup import Setup
 from mmpo.types import Batch, Datum, Evidence, Reading
 
 TOLERANCE = 1e-4

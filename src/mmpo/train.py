@@ -16,8 +16,6 @@ from transformers import TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import SaveStrategy
 
 from mmpo import methods
-from mmpo.checkpoints import settle_on
-from mmpo.disk import check_room, writing
 from mmpo.doctor import examine
 from mmpo.errors import GoneBad, UserError
 from mmpo.evaluate.health.begin import watch_over
@@ -26,19 +24,21 @@ from mmpo.evaluate.health.probe import Gold
 from mmpo.evaluate.health.settings import Health
 from mmpo.evaluate.health.stopping import check_metric, patience
 from mmpo.evaluate.scoring import part_record
-from mmpo.gather import cores, gather
-from mmpo.interrupts import asked_to_leave
-from mmpo.loop import GradedTrainer
 from mmpo.models.committee import Committee, save_committee
 from mmpo.models.save import save
 from mmpo.models.store import weights_digest
-from mmpo.partners import check_python
-from mmpo.processes import accounted_for, of_any_number
-from mmpo.provenance import peak_memory, saved_weights, surroundings
 from mmpo.recipe import Recipe, Shape
-from mmpo.record import STOPPED, check_folder, open_record, usage, write_card, write_memory, write_record
-from mmpo.repeat import check_same, contents
-from mmpo.setup import Setup, bring_together, from_recipe
+from mmpo.recipe.partners import check_python
+from mmpo.run.checkpoints import settle_on
+from mmpo.run.disk import check_room, writing
+from mmpo.run.gather import cores, gather
+from mmpo.run.interrupts import asked_to_leave
+from mmpo.run.loop import GradedTrainer
+from mmpo.run.processes import accounted_for, of_any_number
+from mmpo.run.provenance import peak_memory, saved_weights, surroundings
+from mmpo.run.record import STOPPED, check_folder, open_record, usage, write_card, write_memory, write_record
+from mmpo.run.repeat import check_same, contents
+from mmpo.run.setup import Setup, bring_together, from_recipe
 from mmpo.types import Method
 
 IDENTITY = ("base_model", "method", "reference", "teachers", "lora", "quantize", "limits", "texts")
@@ -75,8 +75,8 @@ def train(
         gold: scores answers to prompts, where the policy's looks are to be held against something the training does not
             see; ``health.gold`` names a reward model instead.
         data_cache, data_workers: the folder of prepared data, and how many processes prepare; see
-            ``mmpo.gather.gather``.
-        options: further arguments of ``mmpo.setup.bring_together`` (tokenizer, lora, reference, limits ...).
+            ``mmpo.run.gather.gather``.
+        options: further arguments of ``mmpo.run.setup.bring_together`` (tokenizer, lora, reference, limits ...).
 
     Raises:
         UserError: the data, the method and the model do not fit together; the message says how to mend it.

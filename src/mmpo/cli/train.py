@@ -28,7 +28,7 @@ def train(
     The record of a run is a recipe, too: mmpo train runs/mine/run.json
     --output-dir runs/again repeats it, if data and model are the same.
     """
-    from mmpo.repeat import recipe_of
+    from mmpo.run.repeat import recipe_of
     from mmpo.train import train_recipe
 
     path, flags = recipe_and_flags(recipe, context.args)
@@ -65,7 +65,7 @@ def doctor(
     options = {"--plan-gpus": plan_gpus, "--plan-device": plan_device, "--plan-row": plan_row, "--json": as_json}
     for option in (name for name, value in options.items() if value):
         raise UserError(f"{option} would do nothing without --plan; add it")
-    from mmpo.setup import from_recipe
+    from mmpo.run.setup import from_recipe
     from mmpo.train import self_test
 
     setup = from_recipe(done)

@@ -27,8 +27,8 @@ from mmpo.evaluate.scoring import Scorer, part_record
 from mmpo.evaluate.summary import means_of, measure
 from mmpo.files import write_json
 from mmpo.models.store import adapter_digest, weights_digest
-from mmpo.provenance import versions
-from mmpo.record import read_record
+from mmpo.run.provenance import versions
+from mmpo.run.record import read_record
 from mmpo.types import Datum, Text
 
 FILE = "calibration.json"

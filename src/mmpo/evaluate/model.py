@@ -17,7 +17,7 @@ from mmpo.evaluate.fit import fitted
 from mmpo.evaluate.report import write_report
 from mmpo.evaluate.scoring import Scorer
 from mmpo.evaluate.summary import measure, summarise
-from mmpo.record import read_record
+from mmpo.run.record import read_record
 from mmpo.types import Datum
 
 

@@ -26,7 +26,7 @@ from mmpo.models import FrozenCopy, PolicyReader, RewardReader, load_policy, loa
 from mmpo.models.load import check_length, load_config, load_preference_model
 from mmpo.models.packed import Layout
 from mmpo.models.quantized import Quantized
-from mmpo.record import read_record
+from mmpo.run.record import read_record
 from mmpo.types import Datum, Part, Reader, Score
 
 READ_AS: dict[str, type[Score]] = {

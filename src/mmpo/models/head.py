@@ -409,8 +409,8 @@ def _plus_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _take(size: int, whole: int, device: torch.device) -> Tensor:
-    """At least ``size`` bytes. On CPU a ``whole`` chunk or more, so that the next chunk finds room in it too; pages that
-    nothing was written to take no memory."""
+    """At least ``size`` bytes. On a CPU a ``whole`` chunk or more, so that the next one finds room in it too; pages
+    that nothing was written to take no memory."""
     if device.type == "cpu":
         try:
             spare = _spare.pop()

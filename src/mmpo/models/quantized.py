@@ -20,7 +20,7 @@ import torch
 from transformers import BitsAndBytesConfig, TrainingArguments
 
 from mmpo.errors import UserError
-from mmpo.record import read_record
+from mmpo.run.record import read_record
 
 Bits = Literal["4bit", "8bit"]
 

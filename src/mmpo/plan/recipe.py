@@ -10,10 +10,7 @@ from typing import Any
 from mmpo.batch import prepare
 from mmpo.batch.collate import micro_batch_tokens
 from mmpo.batch.example import sizes_of
-from mmpo.equip import reference_kind
 from mmpo.errors import UserError
-from mmpo.gather import cores, gather
-from mmpo.keys import TRAINING_KEYS, default
 from mmpo.models.load import load_tokenizer
 from mmpo.needs import TEACHERS
 from mmpo.plan.blueprint import Blueprint, read_config
@@ -22,6 +19,9 @@ from mmpo.plan.memory import Job
 from mmpo.plan.planner import Planner
 from mmpo.plan.rows import Lengths, Row
 from mmpo.recipe import Recipe
+from mmpo.recipe.keys import TRAINING_KEYS, default
+from mmpo.run.equip import reference_kind
+from mmpo.run.gather import cores, gather
 
 DRAWN = 20_000
 """Prompts of larger data that a plan looks at, beside the longest ones."""

@@ -14,7 +14,7 @@ from mmpo.evaluate.health.callback import HealthCallback
 from mmpo.evaluate.health.probe import Gold, Probe, RewardModel, start_of
 from mmpo.evaluate.health.settings import Health
 from mmpo.models.sample import Sampling
-from mmpo.setup import Setup
+from mmpo.run.setup import Setup
 from mmpo.types import Text
 
 

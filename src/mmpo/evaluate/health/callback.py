@@ -21,7 +21,7 @@ from mmpo.evaluate.health.rules import RULES
 from mmpo.evaluate.health.settings import Health
 from mmpo.evaluate.health.vital import FILE, Traces, Verdict, Vital, worst
 from mmpo.files import write_whole
-from mmpo.loop import GradedTrainer
+from mmpo.run.loop import GradedTrainer
 
 START = "health/start/per_token"
 

@@ -16,7 +16,7 @@ from mmpo.data.digests import digest
 from mmpo.data.stored import StoredData, encode
 from mmpo.errors import UserError
 from mmpo.files import write_whole
-from mmpo.provenance import versions
+from mmpo.run.provenance import versions
 from mmpo.types import Datum
 
 STARTED, STOPPED = "started", "stopped: "

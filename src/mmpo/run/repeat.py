@@ -8,9 +8,9 @@ from typing import Any
 
 from mmpo.data.read import content
 from mmpo.errors import UserError
-from mmpo.provenance import versions
 from mmpo.recipe import Recipe, check_trust, make_recipe, read_recipe, set_key
-from mmpo.record import read_record
+from mmpo.run.provenance import versions
+from mmpo.run.record import read_record
 
 
 def recipe_of(path: Path | None, flags: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:

@@ -29,8 +29,8 @@ from mmpo.errors import OnBadRow, UserError
 from mmpo.needs import Wanted
 from mmpo.pieces import Pieces, account, blobs, finish, in_pieces, kept, numbers, on_disk, write_piece
 from mmpo.recipe import Shape
-from mmpo.record import fingerprint
-from mmpo.shaping import Counts, Numbers, Shaping, told_of
+from mmpo.run.record import fingerprint
+from mmpo.run.shaping import Counts, Numbers, Shaping, told_of
 from mmpo.types import Datum, Method
 
 FORMAT = 2

@@ -14,18 +14,18 @@ from torch.nn import ModuleDict, Parameter
 from transformers import TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
-from mmpo.allocator import keep_freed_memory
 from mmpo.batch import Collator, Example
 from mmpo.batch.collate import micro_batch_tokens
 from mmpo.errors import UserError
 from mmpo.evaluate.health.signs import signs, told
 from mmpo.evaluate.running import Tally, Totals
-from mmpo.keys import check_arguments
 from mmpo.models import packed
 from mmpo.models.divided import divide_frozen
-from mmpo.partners import check_warmup
-from mmpo.sharing import SharingTrainer
-from mmpo.state import MethodState
+from mmpo.recipe.keys import check_arguments
+from mmpo.recipe.partners import check_warmup
+from mmpo.run.allocator import keep_freed_memory
+from mmpo.run.sharing import SharingTrainer
+from mmpo.run.state import MethodState
 from mmpo.types import Batch, Evidence, Method, Outcome, Reader, Reading
 
 

@@ -19,13 +19,13 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import nested_gather
 from transformers.trainer_utils import rotate_checkpoints
 
-from mmpo import checkpoints
-from mmpo.disk import writing
 from mmpo.errors import GoneBad, UserError
 from mmpo.evaluate.running import Tally
-from mmpo.finite import SKIPS, Named, Numbers, bad_gradients, bad_weights, gradient_norm, in_words
-from mmpo.interrupts import SIGNALS, Stopped
-from mmpo.trackers import outlive
+from mmpo.run import checkpoints
+from mmpo.run.disk import writing
+from mmpo.run.finite import SKIPS, Named, Numbers, bad_gradients, bad_weights, gradient_norm, in_words
+from mmpo.run.interrupts import SIGNALS, Stopped
+from mmpo.run.trackers import outlive
 
 
 class LastingTrainer(transformers.Trainer):

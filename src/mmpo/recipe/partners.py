@@ -15,7 +15,7 @@ from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 from transformers.training_args import ParallelMode
 
 from mmpo.errors import UserError, first_line, nearest
-from mmpo.keys import TRAINING_KEYS, changed, check_arguments, default
+from mmpo.recipe.keys import TRAINING_KEYS, changed, check_arguments, default
 
 IDLE_OPTIMIZERS = {
     r"lomo|layerwise": "it changes weights in the middle of a step, which is worked through in parts here",

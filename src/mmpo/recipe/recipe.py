@@ -17,13 +17,13 @@ from mmpo.batch import Limits
 from mmpo.data import Source
 from mmpo.errors import OnBadRow, UserError, bad_row_rule, first_line, nearest
 from mmpo.evaluate.health.settings import Health
-from mmpo.keys import IDLE_KEYS, OTHER_NAMES, TRAINING_KEYS, taken
-from mmpo.keys import is_switch as is_training_switch
 from mmpo.methods import CATALOGUE, build
 from mmpo.models.lora import check_lora
 from mmpo.models.quantized import Bits, check_quantize
 from mmpo.needs import TEACHERS, check_reference, check_teachers
-from mmpo.partners import Asked, check_processes, check_together, has_accelerator
+from mmpo.recipe.keys import IDLE_KEYS, OTHER_NAMES, TRAINING_KEYS, taken
+from mmpo.recipe.keys import is_switch as is_training_switch
+from mmpo.recipe.partners import Asked, check_processes, check_together, has_accelerator
 from mmpo.safe_yaml import read_yaml
 from mmpo.types import Method
 

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # which imports this module
-    from mmpo.lasting import LastingTrainer
+    from mmpo.run.lasting import LastingTrainer
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 """What asks a run to leave: a scheduler or ``kill``, and Ctrl-C."""

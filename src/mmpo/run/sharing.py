@@ -16,9 +16,9 @@ from transformers.utils import strtobool
 from mmpo.batch import Example
 from mmpo.batch.deal import Deal
 from mmpo.errors import UserError
-from mmpo.lasting import LastingTrainer
 from mmpo.models.divided import form_of, made_whole
 from mmpo.models.quantized import is_quantized
+from mmpo.run.lasting import LastingTrainer
 
 _NO_FSDP = (
     "fsdp divides a model among several processes, each with an accelerator of its own; start them with accelerate "

@@ -17,10 +17,7 @@ from mmpo import methods
 from mmpo.batch import Collator, Limits, StoredExamples, annotator_names, collate, prepare
 from mmpo.batch.stored import Held
 from mmpo.data import fit_gamma
-from mmpo.equip import reader_of, reference_kind
 from mmpo.errors import OnBadRow, UserError
-from mmpo.gather import Gathered, cores, gather
-from mmpo.loop import GradedTrainer
 from mmpo.models import Reference, cache_reference, packed
 from mmpo.models.committee import Committee, second_opinion
 from mmpo.models.load import (
@@ -42,6 +39,9 @@ from mmpo.models.quantized import Bits, Quantized, check_can, check_quantize
 from mmpo.models.store import ReferenceStore
 from mmpo.needs import TEACHERS, Wanted, check_needs
 from mmpo.recipe import Recipe
+from mmpo.run.equip import reader_of, reference_kind
+from mmpo.run.gather import Gathered, cores, gather
+from mmpo.run.loop import GradedTrainer
 from mmpo.types import Datum, Method, Reader
 
 DEFAULT_LIMITS = Limits()
