@@ -23,9 +23,9 @@ from transformers import TrainingArguments, set_seed
 from mmpo import methods
 from mmpo.batch.segments import SegmentCollator
 from mmpo.data.segments import Segment, SegmentDatum, load_segments
-from mmpo.loop import GradedTrainer
 from mmpo.models.reference import FrozenCopy
 from mmpo.models.segments import SegmentPolicy, SegmentReader
+from mmpo.run.loop import GradedTrainer
 from mmpo.types import Method
 
 STEPS = 16

@@ -23,7 +23,7 @@ from transformers import TrainingArguments, set_seed
 from mmpo import methods
 from mmpo.batch import evidence
 from mmpo.errors import UserError
-from mmpo.loop import GradedTrainer
+from mmpo.run.loop import GradedTrainer
 from mmpo.types import Datum, Evidence, Method, Reading, Tensors
 
 SIZE = 8
