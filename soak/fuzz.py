@@ -269,7 +269,8 @@ def covered(seconds: int, folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Fuzz, and write docs/reliability/fuzz.json."""
-    with tempfile.TemporaryDirectory() as name:
+    # A relative path among what is drawn must not lead into the folder where this was started.
+    with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
         folder = Path(name)
         parts = {
             "files": run(near.sources, 8_000, of_source(folder), "files"),
