@@ -1,4 +1,4 @@
-"""Reference log-probs of large data: read once, kept beside the examples, found there without a look at the store."""
+"""Reference log-probs of large data: read once, kept in one file, found there without a look at the store."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def test_the_next_time_one_file_is_read(
 ) -> None:
     filled, _ = cache_reference(model, examples, collator, store)
     assert examples.folder is not None
-    (beside,) = examples.folder.glob("*.npy")
-    assert beside.name == f"{store.path.stem}-autocast-bfloat16.npy"
+    (beside,) = store.path.parent.glob("*.npy")
+    assert beside.name == f"{store.path.stem}-autocast-bfloat16-{examples.folder.name}.npy"
     monkeypatch.setattr(ReferenceStore, "get", None)
     monkeypatch.setattr(FrozenCopy, "__call__", None)
     again, read = cache_reference(model, examples, collator, store)
@@ -84,8 +84,7 @@ def test_a_file_that_is_damaged_or_lost_is_made_again_from_the_store(
 ) -> None:
     monkeypatch.setattr(reference, "LOOKED_UP", 5)
     filled, _ = cache_reference(model, examples, collator, store)
-    assert examples.folder is not None
-    (beside,) = examples.folder.glob("*.npy")
+    (beside,) = store.path.parent.glob("*.npy")
     whole = beside.read_bytes()
     beside.unlink() if damage is None else beside.write_bytes(damage)
     again, read = cache_reference(model, examples, collator, store)
@@ -110,10 +109,19 @@ def test_what_the_store_knows_is_not_read_again(
         patch.setattr(FrozenCopy, "__call__", stopping)
         cache_reference(model, examples, collator, store)
     assert len(store) == sum(batches)
-    assert examples.folder is not None and not list(examples.folder.glob("*.npy"))
+    assert not list(store.path.parent.glob("*.npy"))
     filled, rest = cache_reference(model, examples, collator, store)
     assert rest == examples.sizes.k.sum() - sum(batches) > 0
     assert np.isfinite(numbers(filled)).all()
+
+
+def test_without_its_store_the_file_is_worth_nothing(
+    model: Any, examples: StoredExamples, collator: Collator, store: ReferenceStore
+) -> None:
+    _, first = cache_reference(model, examples, collator, store)
+    store.path.unlink()
+    _, again = cache_reference(model, examples, collator, store)
+    assert again == first == len(store)
 
 
 def test_examples_in_memory_leave_no_file(model: Any, tiny_tokenizer: Any, collator: Collator, tmp_path: Path) -> None:

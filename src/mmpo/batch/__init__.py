@@ -2,11 +2,12 @@
 
 from mmpo.batch.collate import Collator
 from mmpo.batch.counts import Stated
+from mmpo.batch.cuts import Cuts
 from mmpo.batch.example import Example
 from mmpo.batch.preparing import prepare
 from mmpo.batch.statements import annotator_names, evidence
 from mmpo.batch.stored import StoredExamples
-from mmpo.batch.tokenize import Cuts, Encoded, Limits, encode_all, encoder
+from mmpo.batch.tokenize import Encoded, Limits, encode_all, encoder
 
 __all__ = [
     "Collator",

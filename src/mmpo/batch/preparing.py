@@ -24,9 +24,10 @@ from tqdm.auto import tqdm
 
 from mmpo import __version__
 from mmpo.batch.counts import Stated
+from mmpo.batch.cuts import Cuts
 from mmpo.batch.example import Example
 from mmpo.batch.stored import Growing, Held, StoredExamples
-from mmpo.batch.tokenize import Cuts, Limits, encoding
+from mmpo.batch.tokenize import Limits, encoding
 from mmpo.data.stored import StoredData
 from mmpo.errors import OnBadRow, UserError
 from mmpo.needs import Wanted

@@ -82,10 +82,10 @@ def cache_reference(
 
     The reference is the model as it stands, adapter off. What ``store`` knows already is not read again; what is read
     goes there batch by batch, so that a kill loses little. Several processes share the reading. Where the examples lie
-    on disk, all their log-probs are then kept beside them, and the next time that file alone is read.
+    on disk, all their log-probs are then kept beside the store, and the next time that file alone is read.
     Raises UserError where a log-prob is not finite.
     """
-    beside = None if store is None or examples.folder is None else examples.folder / f"{store.name}.npy"
+    beside = None if store is None or examples.folder is None else store.beside(examples.folder.name)
     # Others may be writing to the store; all processes must go by what the first one found there.
     logps: NDArray[np.float32] = _by_the_first(lambda: _known(examples, store, beside))
     missing = np.unique(_rows(examples, np.flatnonzero(np.isnan(logps)))).tolist()
@@ -111,11 +111,11 @@ def _by_the_first(ask: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]
 
 def _known(examples: StoredExamples, store: ReferenceStore | None, beside: Path | None) -> NDArray[np.float32]:
     """The log-prob of each response, one example after the other, NaN where nobody knows it."""
-    if beside is not None and (found := _whole(beside, int(examples.starts[-1]))) is not None:
-        return found
     logps = np.full(examples.starts[-1], np.nan, np.float32)
     if store is None or not store.holds_any():
         return logps
+    if beside is not None and (found := _whole(beside, len(logps))) is not None:
+        return found
     bar = iter(tqdm(range(len(examples)), desc="known reference log-probs", unit="prompt", delay=2, disable=None))
     while rows := list(islice(bar, LOOKED_UP)):
         keys = [key for n in rows for key in keys_of(examples.encoded(n))]

@@ -271,10 +271,9 @@ class ReferenceStore:
         with self._open() as db, db:
             db.executemany("INSERT OR REPLACE INTO logps VALUES (?, ?, ?)", known)
 
-    @property
-    def name(self) -> str:
-        """The model and the precision, as part of a file name."""
-        return f"{self.path.stem}-{self.precision.replace(' ', '-')}"
+    def beside(self, name: str) -> Path:
+        """Where all log-probs of the data of this name may lie in one file, which is worth nothing without the store."""
+        return self.path.with_name(f"{self.path.stem}-{self.precision.replace(' ', '-')}-{name}.npy")
 
     def holds_any(self) -> bool:
         """Whether a log-prob of this precision is known."""
