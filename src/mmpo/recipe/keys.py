@@ -79,8 +79,9 @@ DONE: dict[str, Any] = {
 }
 """What happens in any case, where the default of such a key says otherwise."""
 
-UNSAID = {"average_tokens_across_devices", "do_eval", "local_rank"}
-"""Keys that TrainingArguments sets by itself, so that nobody knows who did."""
+FROM_PYTHON = {"average_tokens_across_devices", "do_eval", "local_rank", "train_sampling_strategy"}
+"""Keys that arguments from Python may hold: three that TrainingArguments sets by itself, so that nobody knows who did, and
+``sequential`` sampling, for measurements that need one order."""
 
 _LORA = "write lora: {r: 16, ...} with the keys of peft.LoraConfig"
 _LAYOUT = "batches are packed; layout says how"
@@ -190,7 +191,7 @@ def check_arguments(args: TrainingArguments) -> None:
             f"the arguments are a {type(args).__name__}, of which nothing here reads {', '.join(own[:3])}"
             f"{' and others' * (len(own) > 3)}; give transformers.TrainingArguments"
         )
-    keys = sorted({*IDLE_KEYS} & {*TRAINING_KEYS} - UNSAID)
+    keys = sorted({*IDLE_KEYS} & {*TRAINING_KEYS} - FROM_PYTHON)
     wrong = [_refusal(key) for key in keys if _asks(key, getattr(args, key))]
     if wrong:
         raise UserError(". Also: ".join(wrong))
