@@ -35,7 +35,7 @@ from mmpo.models import packed
 from mmpo.models.load import mixed_precision
 from mmpo.models.lora import IDLE_LORA, adapted
 from mmpo.recipe import Recipe, Shape, make_recipe
-from mmpo.recipe.keys import IDLE_KEYS, OTHER_NAMES, RANGES, TRAINING_KEYS, UNSAID, default
+from mmpo.recipe.keys import FROM_PYTHON, IDLE_KEYS, OTHER_NAMES, RANGES, TRAINING_KEYS, default
 from mmpo.recipe.partners import PARTNERS, TRACKERS, check_python
 from mmpo.run.setup import from_recipe
 from mmpo.train import train, train_recipe
@@ -885,7 +885,7 @@ def test_an_idle_key_is_refused_with_what_to_do_instead(key: str, base: dict[str
         made(base, **{key: value})
     args = TrainingArguments("unused", use_cpu=True)
     setattr(args, key, value)
-    if key not in UNSAID:
+    if key not in FROM_PYTHON:
         with pytest.raises(UserError, match=f"^{refused}$"):
             check_python(args, (), ())
 

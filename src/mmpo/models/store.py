@@ -272,7 +272,7 @@ class ReferenceStore:
             db.executemany("INSERT OR REPLACE INTO logps VALUES (?, ?, ?)", known)
 
     def beside(self, name: str) -> Path:
-        """Where all log-probs of the data of this name may lie in one file, which is worth nothing without the store."""
+        """Where all log-probs of the data of this name may lie in one file, worth nothing without the store."""
         return self.path.with_name(f"{self.path.stem}-{self.precision.replace(' ', '-')}-{name}.npy")
 
     def holds_any(self) -> bool:

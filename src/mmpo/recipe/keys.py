@@ -80,8 +80,8 @@ DONE: dict[str, Any] = {
 """What happens in any case, where the default of such a key says otherwise."""
 
 FROM_PYTHON = {"average_tokens_across_devices", "do_eval", "local_rank", "train_sampling_strategy"}
-"""Keys that arguments from Python may hold: three that TrainingArguments sets by itself, so that nobody knows who did, and
-``sequential`` sampling, for measurements that need one order."""
+"""Keys that arguments from Python may hold: three that TrainingArguments sets by itself, so that nobody knows who did,
+and ``sequential`` sampling, for measurements that need one order."""
 
 _LORA = "write lora: {r: 16, ...} with the keys of peft.LoraConfig"
 _LAYOUT = "batches are packed; layout says how"
