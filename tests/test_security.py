@@ -709,7 +709,8 @@ def test_every_requirement_is_in_the_tested_set() -> None:
     asked = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
     names = {re.split(r"[\[><= ]", one)[0].lower().replace("_", "-") for one in asked}
     pinned = (REPOSITORY / "constraints.txt").read_text().lower().replace("_", "-")
-    assert names - {line.split("==")[0] for line in pinned.splitlines()} == {"mmpo"}
+    # A quantised base wants a GPU for any real work; the tests of it are skipped aloud without bitsandbytes.
+    assert names - {line.split("==")[0] for line in pinned.splitlines()} == {"mmpo", "bitsandbytes"}
 
 
 def test_the_audit_tells_what_it_found_and_whom_it_could_not_ask() -> None:
