@@ -202,15 +202,15 @@ def measure(workload: Workload, side: Side, precision: str) -> dict[str, Any]:
                 ),
             }
         seen = sequences(trainer, side.peer)
-        before = memory_in_use()
         forget_peak()
+        before = memory_in_use()
         trainer.train()
     return {
         **count,
         **({} if side.pairs else {"prompts": len(timed) * side.repeats}),
         **watch.measured(precision),
         "sequences": [len(seen), sum(map(len, seen))],
-        "memory": {"before": before, "peak": memory_peak()},
+        "memory": {"before": before, "peak": max(before, memory_peak())},
     }
 
 

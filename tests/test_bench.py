@@ -138,7 +138,7 @@ def test_a_side_is_measured(precision: str, cached: bool) -> None:
     assert [len(side["seconds"]) for side in (mine, theirs)] == [4, 2]
     assert [side["pairs"] for side in (mine, theirs)] == [24, 12]
     assert mine["sequences"] == theirs["sequences"]
-    assert mine["memory"]["peak"] > mine["memory"]["before"] > 0
+    assert mine["memory"]["peak"] >= mine["memory"]["before"] > 0
     # Ours reads each token once; pairs are read padded, the chosen and the rejected response of six pairs a step.
     _, timed = workload.rows(FEW["mmpo"])
     tokens = [(len(str(d.prompt).split()), [len(str(r).split()) + 1 for r in d.responses]) for d in timed]

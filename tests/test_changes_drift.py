@@ -189,7 +189,7 @@ def test_topics_have_words_of_their_own(tmp_path: Path) -> None:
     ("text", "word"),
     [
         ("[1, 2]", "holds no stances"),
-        ("{a: [yes, no], b: ['x']}", "in quotes"),
+        ("{a: [true, false], b: ['x']}", "in quotes"),
         ("{a: word, b: ['x']}", "give a list"),
         ("{a: ['x'], b: ['X']}", "speaks for a and for b"),
         ("{a: [], b: []}", "no stance lists a word"),
