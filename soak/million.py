@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 import yaml
 
-from soak.common import write
+from soak.common import begun, write
 from soak.crowd import K, make_model, write_pairs, write_rows
 from soak.memory import Watched, watch
 
@@ -29,6 +29,7 @@ FEWER = 50_000
 """For other kinds of files, and for kills."""
 
 BESIDE_TRL = 10_000
+PARTS = ("whole", "beside_trl", "files", "kills", "reference")
 SIDES = ("ours", "trl, 1 pairs a prompt", "trl, 6 pairs a prompt")
 REPEATS = 3
 MOST_MIB = 2048
@@ -85,17 +86,23 @@ def done(seen: Watched, killed: float | None = None) -> Watched:
 
 
 def measure(
-    folder: Path, prompts: int, fewer: int, beside: int, repeats: int, workers: int
+    folder: Path, prompts: int, fewer: int, beside: int, repeats: int, workers: int, known: Collection[str] = ()
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Everything that is promised of large data, with so many prompts, part by part; the folder is filled."""
     world = World(folder, workers)
     make_model(folder / "model")
     startup = world.doctor(world.recipe(write_rows(folder / "few.jsonl", 8), folder / "few")).seconds
-    yield "whole", _whole(world, write_rows(folder / "all.jsonl", prompts), prompts, startup, repeats)
-    yield "beside_trl", _beside_trl(world, beside, repeats)
-    yield "files", {kind: _of_kind(world, folder / f"some.{kind}", fewer, startup) for kind in ("jsonl.gz", "parquet")}
-    yield "kills", _kills(world, write_rows(folder / "some.jsonl", fewer), startup)
-    yield "reference", _reference(world, write_rows(folder / "read.jsonl", beside // 5), beside // 5)
+    kinds = ("jsonl.gz", "parquet")
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "whole": lambda: _whole(world, write_rows(folder / "all.jsonl", prompts), prompts, startup, repeats),
+        "beside_trl": lambda: _beside_trl(world, beside, repeats),
+        "files": lambda: {kind: _of_kind(world, folder / f"some.{kind}", fewer, startup) for kind in kinds},
+        "kills": lambda: _kills(world, write_rows(folder / "some.jsonl", fewer), startup),
+        "reference": lambda: _reference(world, write_rows(folder / "read.jsonl", beside // 5), beside // 5),
+    }
+    for name, part in parts.items():
+        if name not in known:
+            yield name, part()
 
 
 def _whole(world: World, path: Path, prompts: int, startup: float, repeats: int) -> dict[str, Any]:
@@ -225,8 +232,8 @@ def verdict(found: dict[str, Any]) -> dict[str, bool]:
 
 def main() -> None:
     workers = len(psutil.Process().cpu_affinity() or [1])
-    found: dict[str, Any] = {}
+    found = begun("million", unfinished=lambda one: set(PARTS) - one.keys())
     with tempfile.TemporaryDirectory() as folder:
-        for name, part in measure(Path(folder), PROMPTS, FEWER, BESIDE_TRL, REPEATS, workers):
+        for name, part in measure(Path(folder), PROMPTS, FEWER, BESIDE_TRL, REPEATS, workers, found):
             found[name] = part
             write("million", {**found, "promised": verdict(found)})

@@ -21,7 +21,7 @@ import yaml
 from evidence.common import machine
 from tqdm import tqdm
 
-from soak.common import RESULTS, ROOT, write
+from soak.common import ROOT, begun, write
 from soak.world import world
 
 PROMPTS_A_STEP = 8
@@ -128,7 +128,7 @@ CURVES, GOING_ON, KILLED = (
 
 def main() -> None:
     """Measure what is not measured yet, each case written as soon as it is done; a whole result is measured anew."""
-    found = begun()
+    found = begun("ranks", unfinished=lambda one: one.get("cases left"))
     with tempfile.TemporaryDirectory() as folder:
         place = world(Path(folder))
         tasks: list[tuple[str, set[str], Callable[[], dict[str, Any]]]] = [
@@ -143,14 +143,6 @@ def main() -> None:
             seconds = found.get("seconds", 0) + round(time.monotonic() - begin)
             found |= {"steps": STEPS, "seconds": seconds, "cases left": len(left) - n - 1}
             write("ranks", found)
-
-
-def begun() -> dict[str, Any]:
-    """What a run that was stopped has written."""
-    path = RESULTS / "ranks.json"
-    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    same = found.get("cases left") and found["machine"] == machine()
-    return {key: value for key, value in found.items() if key not in ("command", "machine")} if same else {}
 
 
 def compared(place: Path, name: str, case: Case) -> dict[str, dict[str, float]]:
