@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from evidence.common import machine
 from tqdm import tqdm
 
 from soak.common import ROOT, begun, write
