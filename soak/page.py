@@ -150,8 +150,7 @@ def _beside(found: Mapping[str, Any]) -> str:
     rates = ("prompts_per_second", "rows_per_second", "responses_per_second")
     rows = [[name, *(one[rate] for rate in rates)] for name, one in found.items() if name != "prompts"]
     return f"""
-Beside TRL on the same responses, {found["prompts"]:,} prompts, turn by turn, imports left out. A row is a prompt with
-its four responses here, and a pair there.
+Beside TRL on the same responses, {found["prompts"]:,} prompts, turn by turn, imports left out.
 
 {_table(["", "prompts a second", "rows a second", "responses a second"], rows)}"""
 
