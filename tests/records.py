@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from mmpo.types import Evidence, People, PerToken, Reading
+from mmpo.types import Evidence, Method, PerToken, Reading, Voices
 
-Record = TypeVar("Record", Evidence, Reading, People)
+Record = TypeVar("Record", Evidence, Reading, Voices)
 
 
 def said(make_evidence: Callable[..., Evidence], k: int, seed: int = 0, b: int = 4) -> Evidence:
@@ -111,6 +111,29 @@ def fresh(reading: Reading, **moved: Tensor) -> Reading:
     return out
 
 
+def equipped(method: Method, reading: Reading, voices: int = 4) -> Reading:
+    """The reading with the outputs, the heads and the tables that the method asks of a reward model.
+
+    They hang on what the reading holds of each response and prompt, so that they move with its rewards and are alike
+    wherever a response stands and whatever stands beside it.
+    """
+    if "outputs" not in method.needs:
+        return reading
+    own, there = reading.require("ref_logps")[..., None], reading.mask
+    noise = 0.3 * torch.sin(own * torch.arange(1, 1 + method.score.outputs(voices)))
+    about = (reading.require("ref_logps") * there).sum(-1, keepdim=True) / there.sum(-1, keepdim=True)
+    draw = torch.Generator().manual_seed(4)
+    return replace(
+        reading,
+        outputs=reading.require("rewards")[..., None] + noise,
+        of_prompt={name: torch.sin(about * torch.arange(1, 1 + n)) for name, n in method.on_prompt(voices).items()},
+        tables={
+            name: torch.randn(shape, generator=draw, dtype=torch.float64)
+            for name, shape in method.tables(voices).items()
+        },
+    )
+
+
 def row(evidence: Evidence, reading: Reading, i: int) -> tuple[Evidence, Reading]:
     """Datum ``i`` alone."""
     alone = each(reading, lambda x: x[i : i + 1])
@@ -120,8 +143,8 @@ def row(evidence: Evidence, reading: Reading, i: int) -> tuple[Evidence, Reading
         cells[i] = torch.arange(k)
         alone = replace(alone, tokens=of_cells(reading.tokens, cells.flatten(), (1, k)))
     said = each(replace(evidence, memory={}), lambda x: x[i : i + 1])
-    if evidence.people is not None:
-        said = replace(said, people=each(evidence.people, lambda x: x[i : i + 1]))
+    if evidence.voices is not None:
+        said = replace(said, voices=each(evidence.voices, lambda x: x[i : i + 1]))
     return replace(said, memory=evidence.memory), fresh(alone)
 
 
@@ -164,19 +187,19 @@ def padded(evidence: Evidence, reading: Reading, extra: int, filler: float) -> t
 def swapped(evidence: Evidence) -> Evidence:
     """Everybody says the opposite."""
 
-    def opposite(said: Evidence | People) -> dict[str, Tensor]:
+    def opposite(said: Evidence | Voices) -> dict[str, Tensor]:
         return {"quality": -said.quality, "stated": -said.stated, "votes": said.votes.mT}
 
-    people = evidence.people
+    people = evidence.voices
     return replace(
-        evidence, **opposite(evidence), people=None if people is None else replace(people, **opposite(people))
+        evidence, **opposite(evidence), voices=None if people is None else replace(people, **opposite(people))
     )
 
 
 def of_responses(evidence: Evidence, change: Callable[..., Tensor], fill: dict[str, float]) -> Evidence:
     """The evidence with its axes of responses changed: ``change(tensor, number of these axes, fill value)``."""
 
-    def changed(record: Evidence | People, axes: dict[str, int]) -> dict[str, Tensor]:
+    def changed(record: Evidence | Voices, axes: dict[str, int]) -> dict[str, Tensor]:
         return {
             name: change(x, n, *([fill[name]] if name in fill else []))
             for name, n in axes.items()
@@ -184,12 +207,12 @@ def of_responses(evidence: Evidence, change: Callable[..., Tensor], fill: dict[s
         }
 
     axes = {"quality": 1, "stated": 2, "votes": 2, "weight": 2}
-    people = evidence.people
+    people = evidence.voices
     return replace(
         evidence,
         **changed(evidence, {"mask": 1, "contrasts": 1, **axes}),
         roles={name: change(x, 1) for name, x in evidence.roles.items()},
-        people=None if people is None else replace(people, **changed(people, axes)),
+        voices=None if people is None else replace(people, **changed(people, axes)),
     )
 
 
@@ -197,11 +220,10 @@ def with_people(evidence: Evidence, seed: int = 3) -> Evidence:
     """Everything said by three of four people, whose weights sum to what the evidence has."""
     b, k = evidence.mask.shape
     draw = torch.Generator().manual_seed(seed)
-    share = torch.rand(b, 3, k, k, generator=draw, dtype=evidence.weight.dtype)
-    share = share + share.mT
+    share = torch.rand(b, 3, 1, 1, generator=draw, dtype=evidence.weight.dtype)
     return replace(
         evidence,
-        people=People(
+        voices=Voices(
             who=torch.stack([torch.randperm(4, generator=draw)[:3] for _ in range(b)]),
             quality=evidence.quality[:, None].expand(b, 3, k).clone(),
             votes=evidence.votes[:, None].expand(b, 3, k, k).clone(),

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from tokenizers import processors
 from transformers import AutoTokenizer
 
-from mmpo.batch import Collator, Encoded, Example, Limits, Stated, annotator_names, encode_all, preparing
+from mmpo.batch import Collator, Encoded, Example, Limits, Stated, Vocabulary, encode_all, preparing
 from mmpo.batch.example import sizes_of
 from mmpo.batch.preparing import Preparing, Told, prepare, tokenizer_digest
 from mmpo.batch.stored import Growing, Held, StoredExamples
@@ -235,7 +235,7 @@ def test_one_bad_datum_of_many_is_dropped_alone(tiny_tokenizer: Any) -> None:
 
 def test_what_was_said_by_hand(tiny_tokenizer: Any) -> None:
     """Four data of 2, 3, 4 and 2 answers with all beside them, and two with own prompts and one voted pair each."""
-    _, told = prepare(RICH, tiny_tokenizer, Limits(120), annotators=annotator_names(RICH), wanted=ALL)
+    _, told = prepare(RICH, tiny_tokenizer, Limits(120), voices=Vocabulary.of("annotators", RICH), wanted=ALL)
     assert told.stated.counts == {
         "comparisons": 1 + 3 + 6 + 1 + 2,
         "with votes": 4 + 2,
@@ -248,11 +248,11 @@ def test_what_was_said_by_hand(tiny_tokenizer: Any) -> None:
         "variant": 4,
         "variant_of_worse": 4,
     }
-    assert told.stated.people == {1, 2, 3} and told.stated.degree == 2.0
+    assert told.stated.voices == {1, 2, 3} and told.stated.degree == 2.0
     again = Stated.of(json.loads(json.dumps(told.stated.as_dict())))
     assert again == told.stated
     again += Stated.of(told.stated.as_dict())
-    assert again.counts["comparisons"] == 26 and again.people == {1, 2, 3}
+    assert again.counts["comparisons"] == 26 and again.voices == {1, 2, 3}
 
 
 @pytest.mark.parametrize("name", ["dpo", *(n for n, entry in CATALOGUE.items() if "rationale" in n or "mask" in n)])
@@ -332,8 +332,8 @@ def test_whatever_changes_the_examples_changes_their_name(
         Preparing(tiny_tokenizer, Limits(95)),
         Preparing(tiny_tokenizer, Limits(96, 40)),
         Preparing(tiny_tokenizer, LIMITS, "drop"),
-        Preparing(tiny_tokenizer, LIMITS, annotators={}),
-        Preparing(tiny_tokenizer, LIMITS, annotators={"ann": 1}),
+        Preparing(tiny_tokenizer, LIMITS, voices=Vocabulary("annotators", {})),
+        Preparing(tiny_tokenizer, LIMITS, voices=Vocabulary("annotators", {"ann": 1})),
         Preparing(tiny_tokenizer, LIMITS, wanted=ALL),
         Preparing(tiny_tokenizer, LIMITS, wanted=replace(ALL, marks=False)),
         *(Preparing(tokenizer, LIMITS) for tokenizer in other),

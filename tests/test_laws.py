@@ -21,7 +21,7 @@ from mmpo.scores import LogRatio, MeanLogRatio
 from mmpo.targets import BradleyTerry, Flip, Hard, Posterior, SmoothUnsure, Unflip, Votes
 from mmpo.types import Evidence, Method, Objective, Outcome, Reading, Target
 from products import PRODUCTS
-from records import fresh, graded, padded, permuted, row, said, swapped, voted, with_people, with_tokens
+from records import equipped, fresh, graded, padded, permuted, row, said, swapped, voted, with_people, with_tokens
 
 TARGETS: tuple[Target, ...] = (
     Hard(),
@@ -51,15 +51,14 @@ every_k = pytest.mark.parametrize("k", (2, 3, 5))
 def gradient(method: Method, evidence: Evidence, reading: Reading) -> tuple[Outcome, Tensor]:
     """The outcome, and the gradient of the loss by what the model says of each response, [B, K]."""
     leaf = reading.require("rewards" if method.task == "reward" else "logps")
-    outcome = method(informed(method, evidence), reading)
+    outcome = method(informed(method, evidence), equipped(method, reading))
     (grad,) = torch.autograd.grad(outcome.loss, leaf)
     return outcome, grad
 
 
 def informed(method: Method, evidence: Evidence) -> Evidence:
     """The evidence as the loop hands it over: with the names of the people, where the method asks, and its memory."""
-    people = "annotators" in method.needs
-    return replace(with_people(evidence) if people else evidence, memory=method.memory(4))
+    return replace(with_people(evidence) if method.voices else evidence, memory=method.memory(4))
 
 
 def rises(method: Method) -> bool:
@@ -158,11 +157,12 @@ def test_k_responses_are_the_mean_of_their_pairs(method, make_evidence, make_rea
         pytest.skip("a list is more than its pairs")
     method = replace(method, regularizers=())
     evidence, reading = informed(method, make_evidence(1, 4)), make_reading(1, 4)
-    together = method(evidence, reading).loss
+    together = method(evidence, equipped(method, reading)).loss
     pairs = []
     for i, j in torch.combinations(torch.arange(4)).tolist():
         both = torch.tensor([i, j])
-        pairs.append(method(*permuted(evidence, reading, both)).loss)
+        said_of_both, read = permuted(evidence, reading, both)
+        pairs.append(method(said_of_both, equipped(method, read)).loss)
     torch.testing.assert_close(together, torch.stack(pairs).mean())
 
 
@@ -172,9 +172,10 @@ def test_weight_scales_the_loss_of_its_datum(method, k, make_evidence, make_read
     evidence, reading = informed(method, said(make_evidence, k)), make_reading(4, k)
     scale = torch.tensor([0.0, 0.5, 1.0, 3.0], dtype=torch.float64)
     heavier = replace(evidence, weight=scale[:, None, None] * evidence.weight)
-    if evidence.people is not None:
-        shares = scale[:, None, None, None] * evidence.people.weight
-        heavier = replace(heavier, people=replace(evidence.people, weight=shares))
+    if evidence.voices is not None:
+        shares = scale[:, None, None, None] * evidence.voices.weight
+        heavier = replace(heavier, voices=replace(evidence.voices, weight=shares))
+    reading = equipped(method, reading)
     torch.testing.assert_close(method(heavier, reading).losses, scale * method(evidence, reading).losses)
 
 
@@ -220,7 +221,7 @@ def test_a_step_on_a_pair_moves_m_towards_p(method, source, make_evidence, make_
     outcome, grad = gradient(method, evidence, reading)
     name = "rewards" if method.task == "reward" else "logps"
     stepped = fresh(reading, **{name: reading.require(name) - 1e-3 * grad})
-    m = method(informed(method, evidence), stepped).m
+    m = method(informed(method, evidence), equipped(method, stepped)).m
     lead = outcome.p - outcome.p.mT
     m = m - m.mT
     torch.testing.assert_close(m.sign() * (m.abs() > 1e-12), lead.sign())
@@ -342,4 +343,4 @@ def test_no_gradient_is_nan(method, make_evidence, make_reading):
 @every_method
 def test_the_loss_does_not_reach_people_through_the_model(method, make_evidence, make_reading):
     """The target sees M detached: P carries no gradient."""
-    assert not method(informed(method, said(make_evidence, 3)), make_reading(4, 3)).p.requires_grad
+    assert not method(informed(method, said(make_evidence, 3)), equipped(method, make_reading(4, 3))).p.requires_grad

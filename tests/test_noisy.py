@@ -25,7 +25,7 @@ from mmpo.methods.noisy import with_reliability
 from mmpo.objectives import Hinge, Logistic, Squared
 from mmpo.scores import Given, LogProb, LogRatio
 from mmpo.targets import BradleyTerry, Flip, Hard, LambdaRank, Posterior, SmoothUnsure, Unflip, Votes
-from mmpo.types import Evidence, Method, Objective, People, Reading, Target
+from mmpo.types import Evidence, Method, Objective, Reading, Target, Voices
 from pairs import KNOWN, cross_entropy, pair
 
 
@@ -38,8 +38,8 @@ def labelled(first: Tensor, who: Tensor | None = None) -> Evidence:
     evidence = Evidence(mask, quality, nothing, torch.zeros_like(weight), weight)
     if who is None:
         return evidence
-    people = People(who[:, None], quality[:, None], 0 * weight[:, None], nothing[:, None], weight[:, None])
-    return replace(evidence, people=people)
+    people = Voices(who[:, None], quality[:, None], 0 * weight[:, None], nothing[:, None], weight[:, None])
+    return replace(evidence, voices=people)
 
 
 def margins(*m: float) -> Tensor:
@@ -129,8 +129,8 @@ def test_each_person_is_believed_as_far_as_reliable():
     quality = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]], dtype=torch.float64)
     share = evidence.weight[:, None] * torch.tensor([0.5, 0.5, 0.0]).view(1, 3, 1, 1)
     nothing = torch.full_like(share, torch.nan)
-    people = People(torch.tensor([[2, 1, -1]]), quality, torch.zeros_like(share), nothing, share)
-    evidence = replace(evidence, people=people, memory={"reliability": torch.tensor([0.1, 0.6, 0.8])})
+    people = Voices(torch.tensor([[2, 1, -1]]), quality, torch.zeros_like(share), nothing, share)
+    evidence = replace(evidence, voices=people, memory={"reliability": torch.tensor([0.1, 0.6, 0.8])})
     p = Posterior(Hard())(evidence, margins(0.4))
     yes, no = (torch.tensor([0.4, -0.4]).double() + torch.tensor([0.8, 0.6]).double().logit()).sigmoid().tolist()
     assert of_first(p) == pytest.approx([0.5 * yes + 0.5 * (1 - no)])

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import TrainerCallback, TrainingArguments
 
-from mmpo.batch import Collator, Limits, annotator_names, prepare
+from mmpo.batch import Collator, Limits, Vocabulary, prepare
 from mmpo.errors import UserError
 from mmpo.methods import build
 from mmpo.models import RewardReader
@@ -67,8 +67,8 @@ def test_the_state_does_not_depend_on_how_a_step_is_cut(name, tiny_policy, tiny_
 
 
 def test_reliability_is_known_by_name():
-    names = annotator_names(RICH)
-    assert names == {"ann": 1, "bob": 2, "cy": 3}
+    names = Vocabulary.of("annotators", RICH)
+    assert names.numbers == {"ann": 1, "bob": 2, "cy": 3} and len(names) == 4
 
 
 def test_heads_are_trained_and_kept(tiny_policy, tiny_tokenizer, tmp_path):

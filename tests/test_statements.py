@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mmpo.batch.statements import annotator_names, evidence, stack
-from mmpo.types import About, Contrast, Datum, Evidence, Judgement, People
+from mmpo.batch.statements import Vocabulary, evidence, named, stack
+from mmpo.types import About, Contrast, Datum, Evidence, Judgement, Voices
 
 NAN = math.nan
 
@@ -24,8 +24,8 @@ def voted(*sides: tuple[str | None, float], count: float = 1.0, **rest: Any) -> 
     return Datum("d", "x", ("a", "b"), judgements=said, **rest)
 
 
-def people(datum: Datum, **numbers: int) -> People:
-    found = evidence([datum], numbers).people
+def people(datum: Datum, **numbers: int) -> Voices:
+    found = evidence([datum], Vocabulary("annotators", numbers)).voices
     assert found is not None
     return found
 
@@ -36,7 +36,7 @@ def same(a: Any, b: Any) -> None:
         x, y = getattr(a, field.name), getattr(b, field.name)
         if isinstance(x, Tensor):
             torch.testing.assert_close(x, y, equal_nan=True)
-        elif isinstance(x, People):
+        elif isinstance(x, Voices):
             same(x, y)
         elif isinstance(x, dict):
             assert x.keys() == y.keys()
@@ -56,7 +56,7 @@ def test_votes_gaps_and_weights_by_hand() -> None:
     assert e.stated[0, 0, 1] == -2 and e.stated[0, 1, 0] == 2 and e.stated[0, 0, 2].isnan()
     assert e.weight[0].tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 0]], "the mean of 1, 3 and 2, times 0.5"
     torch.testing.assert_close(e.quality[0], torch.tensor([1.0, 2.0, NAN]), equal_nan=True)
-    assert e.people is None and e.roles == {} and e.contrasts is e.contrast_p is e.contrast_weight is None
+    assert e.voices is None and e.roles == {} and e.contrasts is e.contrast_p is e.contrast_weight is None
     assert {getattr(e, name).dtype for name in ("quality", "stated", "votes", "weight")} == {torch.float32}
 
 
@@ -126,7 +126,7 @@ def test_batches_are_stacked_as_their_data_are() -> None:
 
 def test_the_vocabulary_of_annotators() -> None:
     data = [voted(("zoe", 1.0), (None, 0.0)), Datum("g", "x", ("a", "b"), annotator_grades={"ann": (1.0, 2.0)})]
-    assert annotator_names(data) == {"ann": 1, "zoe": 2} and annotator_names([]) == {}
+    assert Vocabulary.of("annotators", data).numbers == {"ann": 1, "zoe": 2} and named([])["annotators"] == []
 
 
 def test_each_says_their_own() -> None:
@@ -176,7 +176,7 @@ def test_a_name_out_of_the_vocabulary_has_no_number_and_is_still_somebody() -> N
 def test_nobody_said_anything() -> None:
     p = people(Datum("d", "x", ("a", "b")))
     assert p.who.tolist() == [[-1]] and not p.weight.any()
-    each, number = evidence([Datum("d", "x", ("a", "b")), PLAIN], {"ann": 1}).by_person()
+    each, number = evidence([Datum("d", "x", ("a", "b")), PLAIN], {"ann": 1}).by_voice()
     assert number.tolist() == [0, 1] and each.compared.any((1, 2)).tolist() == [False, True]
 
 
@@ -184,8 +184,8 @@ def test_one_person_alone_says_what_the_evidence_says() -> None:
     for d in (voted(("ann", 0.7), weight=2.0), replace(voted((None, 0.7)), grades=(1.0, 3.0)),
               Datum("d", "x", ("a", "b"), grades=(1.0, 2.0), annotator_grades={"ann": (1.0, 2.0)})):  # fmt: skip
         e = evidence([d], {"ann": 1})
-        each, _ = e.by_person()
-        same(each, replace(e, people=None))
+        each, _ = e.by_voice()
+        same(each, replace(e, voices=None))
 
 
 def test_a_role_is_compared_by_nobody() -> None:
@@ -229,11 +229,11 @@ def data(draw: Any) -> Datum:
 @given(st.lists(data(), min_size=1, max_size=3))
 def test_people_together_say_what_the_evidence_says(rows: list[Datum]) -> None:
     e = evidence(rows, {"ann": 1, "bob": 2, "cy": 3})
-    assert e.people is not None
-    torch.testing.assert_close(e.people.weight.sum(1), e.weight)
-    torch.testing.assert_close(e.people.votes.sum(1), e.votes)
-    assert (e.people.weight >= 0).all() and torch.equal(e.people.weight, e.people.weight.mT)
-    nobody = e.people.who < 0
-    assert not e.people.weight[nobody].any() and e.people.quality[nobody].isnan().all()
+    assert e.voices is not None
+    torch.testing.assert_close(e.voices.weight.sum(1), e.weight)
+    torch.testing.assert_close(e.voices.votes.sum(1), e.votes)
+    assert (e.voices.weight >= 0).all() and torch.equal(e.voices.weight, e.voices.weight.mT)
+    nobody = e.voices.who < 0
+    assert not e.voices.weight[nobody].any() and e.voices.quality[nobody].isnan().all()
     plain = evidence(rows)
-    same(plain, replace(e, people=None))
+    same(plain, replace(e, voices=None))

@@ -17,7 +17,7 @@ from mmpo.matrix import between, compared
 from mmpo.methods import build
 from mmpo.probes import Extrapolation
 from mmpo.targets import Posterior, SmoothUnsure
-from mmpo.types import Evidence, Method, People, PerToken, Reading
+from mmpo.types import Evidence, Method, PerToken, Reading, Voices
 
 Read = Callable[[Tensor, Tensor], Reading]
 """Parameters and the rows of a batch -> what the policy says of them."""
@@ -40,8 +40,8 @@ def labelled(first: Tensor, who: Tensor | None = None) -> Evidence:
     evidence = Evidence(mask, quality, nothing, torch.zeros_like(weight), weight)
     if who is None:
         return evidence
-    people = People(who[:, None], quality[:, None], 0 * weight[:, None], nothing[:, None], weight[:, None])
-    return replace(evidence, people=people)
+    people = Voices(who[:, None], quality[:, None], 0 * weight[:, None], nothing[:, None], weight[:, None])
+    return replace(evidence, voices=people)
 
 
 def train(

@@ -131,6 +131,8 @@ def _single(setup: Setup, example: Example, i: int) -> Batch:
 
 def _said(reading: Reading) -> torch.Tensor:
     """[B, K] what the model says of each response."""
+    if reading.outputs is not None:
+        return reading.outputs.mean(-1)
     return reading.rewards if reading.rewards is not None else reading.require("logps")
 
 
@@ -157,7 +159,7 @@ def _reference_is_start(setup: Setup, batch: Batch, reading: Reading) -> Finding
 
 def _informed(setup: Setup, evidence: Evidence) -> Evidence:
     """The evidence with what the method remembers before the first step."""
-    memory = setup.method.memory(1 + len(setup.annotators))
+    memory = setup.method.memory(setup.voices)
     return replace(evidence, memory={name: value.to(evidence.mask.device) for name, value in memory.items()})
 
 

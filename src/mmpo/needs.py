@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmpo.data.shape import take
 from mmpo.errors import UserError, nearest
-from mmpo.types import ROLES, About, Datum, Method
+from mmpo.types import ROLES, VOICES, About, Datum, Method
 
 if TYPE_CHECKING:
     from mmpo.batch.counts import Stated
@@ -22,6 +22,8 @@ LACKING = {
     "rollout": ("rollouts", "give rollouts, samples of the policy for each prompt"),
     "variant": ("variants of responses", "give variants, or write them with: mmpo build variants"),
     "annotators": ("names of annotators", "give annotator"),
+    "attributes": ("graded attributes", "set attributes: all on their source"),
+    "subsets": ("names of subsets", "give subset, or several sources"),
 }
 """What data may lack, in words, and the mend."""
 
@@ -30,6 +32,19 @@ TEACHERS = ("teacher", "teacher_reference")
 
 OPTIONAL = {"annotators"}
 """Needs without which a method still means something: all people are then one."""
+
+
+def voices_of(method: Method, asked: str | None) -> str | None:
+    """Whose voices a method is to tell apart, one of ``VOICES``; None where it tells nobody apart.
+
+    Raises UserError where it is asked to and cannot, or where its parts want several kinds.
+    """
+    wanted = [kind for kind in VOICES if kind in method.needs]
+    if asked is not None and not wanted:
+        raise UserError(f"voices is {asked}, and the method tells no voices apart; leave it out")
+    if len(wanted) > 1 and asked is None:
+        raise UserError(f"parts of the method tell different voices apart ({', '.join(wanted)}); say which with voices")
+    return asked or next(iter(wanted), None)
 
 
 @dataclass(frozen=True)
@@ -70,8 +85,11 @@ def without_idle(data: Iterable[Datum], method: Method) -> tuple[list[Datum], di
     return [wanted(datum, gone) for datum in data], dict(gone)
 
 
-def check_needs(method: Method, stated: Stated, offset: bool = False) -> dict[str, int]:
-    """Refuse a method whose evidence the examples lack; returns the comparisons, and what else was said, counted."""
+def check_needs(method: Method, stated: Stated, offset: bool = False, voices: str | None = None) -> dict[str, int]:
+    """Refuse a method whose evidence the examples lack; returns the comparisons, and what else was said, counted.
+
+    ``voices`` says whose voices the examples tell apart.
+    """
     said = stated.counts
     counts = {name: said[name] for name in ("comparisons", "with votes", "bare labels")}
     if not counts["comparisons"]:
@@ -94,8 +112,12 @@ def check_needs(method: Method, stated: Stated, offset: bool = False) -> dict[st
             "margin_bradley_terry or odpo, or declare margin: gap"
         )
     variants = sum(said[role] for role in ROLES if role.startswith("variant"))
-    beside = {need: said[need] for need in LACKING} | {"variant": variants, "annotators": len(stated.people)}
-    for need in sorted(method.needs & LACKING.keys() - OPTIONAL):
+    beside = {need: said[need] for need in LACKING} | {"variant": variants}
+    needed = method.needs & LACKING.keys() - {*VOICES}
+    if voices is not None:
+        beside[voices] = len(stated.voices)
+        needed = needed | {voices}
+    for need in sorted(needed - OPTIONAL):
         if not beside[need]:
             what, mend = LACKING[need]
             raise UserError(f"the method needs {what}, and the data have none; {mend}")

@@ -41,7 +41,7 @@ from mmpo.run.repeat import check_same, contents
 from mmpo.run.setup import Setup, bring_together, from_recipe
 from mmpo.types import Method
 
-IDENTITY = ("base_model", "method", "reference", "teachers", "lora", "quantize", "limits", "texts")
+IDENTITY = ("base_model", "method", "voices", "reference", "teachers", "lora", "quantize", "limits", "texts")
 """The entries of a run's record that make it this run, beside its arguments."""
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -183,7 +183,7 @@ def fit(
             _save(trainer, setup, folder)
             if first:
                 if trainer.method_state.memory:
-                    write_memory(folder, trainer.method_state.memory, setup.annotators)
+                    write_memory(folder, trainer.method_state.memory, setup.vocabulary)
                 watch.write(folder)
                 _leave_record(trainer, folder, record, {**result.metrics, **measured}, watch)
     except GoneBad as error:
@@ -205,6 +205,10 @@ def _save(trainer: GradedTrainer, setup: Setup, folder: Path) -> None:
     trained = trainer.whole()
     if trainer.args.should_save:
         (save_committee if isinstance(trained, Committee) else save)(trained, setup.tokenizer, draft)
+        if "outputs" in setup.method.needs:
+            trainer.method_state.save(draft)
+            if setup.vocabulary is not None:
+                setup.vocabulary.write(draft)
         for path in draft.iterdir():
             if (folder / path.name).is_dir():
                 shutil.rmtree(folder / path.name)

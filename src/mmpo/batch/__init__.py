@@ -5,7 +5,7 @@ from mmpo.batch.counts import Stated
 from mmpo.batch.cuts import Cuts
 from mmpo.batch.example import Example
 from mmpo.batch.preparing import prepare
-from mmpo.batch.statements import annotator_names, evidence
+from mmpo.batch.statements import Vocabulary, evidence, named
 from mmpo.batch.stored import StoredExamples
 from mmpo.batch.tokenize import Encoded, Limits, encode_all, encoder
 
@@ -17,9 +17,10 @@ __all__ = [
     "Limits",
     "Stated",
     "StoredExamples",
-    "annotator_names",
+    "Vocabulary",
     "encode_all",
     "encoder",
     "evidence",
+    "named",
     "prepare",
 ]

@@ -19,7 +19,7 @@ from torch import Tensor
 from mmpo.batch.example import Example
 from mmpo.batch.tokenize import Encoded
 from mmpo.errors import UserError, nearest
-from mmpo.types import ROLES, Evidence, People
+from mmpo.types import ROLES, Evidence, Voices
 
 Flat = Mapping[str, NDArray[Any]]
 """The values of one example by column, [n] each; a column that it leaves out is empty for it."""
@@ -58,7 +58,7 @@ SHARED = 4096
 def flat(example: Example) -> dict[str, NDArray[Any]]:
     """An example as columns, the reference log-probs left out. Raises UserError for a role that nobody knows."""
     encoded, said = example.encoded, example.evidence
-    people = said.people
+    voices = said.voices
     values: dict[str, Any] = {
         "tokens": list(chain(encoded.prompt, *encoded.responses)),
         "lengths": [len(encoded.prompt), *map(len, encoded.responses)],
@@ -76,13 +76,13 @@ def flat(example: Example) -> dict[str, NDArray[Any]]:
         "contrast_p": said.contrast_p,
         "contrast_weight": said.contrast_weight,
     }
-    if people is not None:
+    if voices is not None:
         values |= {
-            "who": people.who,
-            "who_quality": people.quality,
-            "who_votes": _unless(people.votes, ZERO),
-            "who_stated": _unless(people.stated, NAN),
-            "who_weight": people.weight,
+            "who": voices.who,
+            "who_quality": voices.quality,
+            "who_votes": _unless(voices.votes, ZERO),
+            "who_stated": _unless(voices.stated, NAN),
+            "who_weight": voices.weight,
         }
     return {name: np.asarray(value, COLUMNS[name]).reshape(-1) for name, value in values.items() if value is not None}
 
@@ -143,7 +143,7 @@ def _evidence(at: Flat) -> Evidence:
         stated=said("stated", torch.nan, *square),
         votes=said("votes", 0.0, *square),
         weight=said("weight", 0.0, *square),
-        people=_people(at, k, said) if "who" in at else None,
+        voices=_voices(at, k, said) if "who" in at else None,
         roles=_roles(at["roles"]) if "roles" in at else {},
         contrasts=found("contrasts", 1, -1, k),
         contrast_p=found("contrast_p", 1, -1),
@@ -151,9 +151,9 @@ def _evidence(at: Flat) -> Evidence:
     )
 
 
-def _people(at: Flat, k: int, said: Callable[..., Tensor]) -> People:
+def _voices(at: Flat, k: int, said: Callable[..., Tensor]) -> Voices:
     a = len(at["who"])
-    return People(
+    return Voices(
         torch.from_numpy(at["who"].astype(np.int64))[None],
         said("who_quality", torch.nan, 1, a, k),
         said("who_votes", 0.0, 1, a, k, k),

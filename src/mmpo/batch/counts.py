@@ -21,12 +21,12 @@ class Stated:
     Attributes:
         counts: "comparisons", those "with votes", "bare labels"; responses with "marks"; data with "prompts" of their
             responses' own; "contrasts"; and responses of each role.
-        people: the numbers of the annotators who said something.
+        voices: the numbers of the voices that said something.
         degree: the largest degree of a variant; -1 where none has one.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
-    people: set[int] = field(default_factory=set)
+    voices: set[int] = field(default_factory=set)
     degree: float = -1.0
 
     def add(self, examples: Iterable[Example]) -> None:
@@ -48,8 +48,8 @@ class Stated:
                 **{role: int(mask.sum()) for role, mask in said.roles.items()},
             }
         )
-        if said.people is not None:
-            self.people |= {*said.people.who.unique().tolist()} - {-1, 0}
+        if said.voices is not None:
+            self.voices |= {*said.voices.who.unique().tolist()} - {-1, 0}
         for role in ROLES:
             if role.startswith("variant"):
                 degrees = said.quality[said.role(role)].nan_to_num(nan=-1.0)
@@ -57,16 +57,16 @@ class Stated:
 
     def __iadd__(self, more: Stated) -> Self:
         self.counts.update(more.counts)
-        self.people |= more.people
+        self.voices |= more.voices
         self.degree = max(self.degree, more.degree)
         return self
 
     def as_dict(self) -> dict[str, Any]:
-        return {"counts": dict(self.counts), "people": sorted(self.people), "degree": self.degree}
+        return {"counts": dict(self.counts), "voices": sorted(self.voices), "degree": self.degree}
 
     @classmethod
     def of(cls, told: dict[str, Any]) -> Stated:
-        return cls(Counter(told["counts"]), set(told["people"]), told["degree"])
+        return cls(Counter(told["counts"]), set(told["voices"]), told["degree"])
 
 
 def _pairs(entries: torch.Tensor) -> int:

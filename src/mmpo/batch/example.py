@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mmpo.batch.statements import evidence
+from mmpo.batch.statements import Vocabulary, evidence
 from mmpo.batch.tokenize import Encoded
 from mmpo.types import Datum, Evidence
 
@@ -24,8 +24,8 @@ class Example:
     ref_logps: Tensor | None = None
 
     @classmethod
-    def of(cls, datum: Datum, encoded: Encoded, annotators: Mapping[str, int] | None = None) -> Example:
-        return cls(encoded, evidence([datum], annotators))
+    def of(cls, datum: Datum, encoded: Encoded, voices: Vocabulary | None = None) -> Example:
+        return cls(encoded, evidence([datum], voices))
 
 
 class Sizes(NamedTuple):

@@ -26,6 +26,7 @@ from mmpo import __version__
 from mmpo.batch.counts import Stated
 from mmpo.batch.cuts import Cuts
 from mmpo.batch.example import Example
+from mmpo.batch.statements import Vocabulary
 from mmpo.batch.stored import Growing, Held, StoredExamples
 from mmpo.batch.tokenize import Limits, encoding
 from mmpo.data.stored import StoredData
@@ -34,7 +35,7 @@ from mmpo.needs import Wanted
 from mmpo.pieces import Pieces, account, finish, in_pieces, kept, write_piece
 from mmpo.types import Datum
 
-FORMAT = 1
+FORMAT = 2
 """Of examples on disk; another number makes them anew, as does another version of mmpo."""
 
 _ROWS, _BYTES = 4096, 1 << 24
@@ -80,14 +81,14 @@ class Preparing:
     """How data become examples.
 
     Attributes:
-        annotators: with this vocabulary, name -> number, the evidence says who said what.
+        voices: with this vocabulary the evidence says who said what.
         wanted: what the method reads of a datum; None leaves each as it is.
     """
 
     tokenizer: Any
     limits: Limits
     on_bad_row: OnBadRow = "error"
-    annotators: Mapping[str, int] | None = None
+    voices: Vocabulary | None = None
     wanted: Wanted | None = None
 
     def columns(self, data: Iterable[Datum]) -> tuple[dict[str, pa.Array], Told]:
@@ -95,7 +96,7 @@ class Preparing:
         told, grown = Told.under(self.limits), Growing()
         bare = data if self.wanted is None else (self.wanted(datum, told.idle) for datum in data)
         for some in encoding(bare, self.tokenizer, self.limits, self.on_bad_row, told.cuts):
-            examples = [Example.of(datum, encoded, self.annotators) for datum, encoded in some]
+            examples = [Example.of(datum, encoded, self.voices) for datum, encoded in some]
             told.stated.add(examples)
             for example in examples:
                 grown.add(example)
@@ -109,7 +110,7 @@ class Preparing:
             "tokenizer": tokenizer_digest(self.tokenizer),
             "limits": [self.limits.max_length, self.limits.max_prompt_length],
             "bad rows": "error" if self.on_bad_row == "error" else "drop",
-            "annotators": None if self.annotators is None else sorted(self.annotators),
+            "voices": None if self.voices is None else [self.voices.kind, sorted(self.voices.numbers)],
             "wanted": None if self.wanted is None else self.wanted.key(),
         }
 
@@ -119,7 +120,7 @@ def prepare(
     tokenizer: Any,
     limits: Limits,
     on_bad_row: OnBadRow = "error",
-    annotators: Mapping[str, int] | None = None,
+    voices: Vocabulary | None = None,
     *,
     wanted: Wanted | None = None,
     workers: int = 1,
@@ -127,9 +128,9 @@ def prepare(
     """Data -> examples, and what became of the data. Raises UserError where nothing is left.
 
     Data that lie on disk become examples on disk, beside them, in so many processes (``workers``); where they are known
-    there, nothing is done. With a vocabulary of ``annotators`` the evidence says who said what.
+    there, nothing is done. With a vocabulary of ``voices`` the evidence says who said what.
     """
-    way = Preparing(tokenizer, limits, on_bad_row, annotators, wanted)
+    way = Preparing(tokenizer, limits, on_bad_row, voices, wanted)
     examples, told = _stored(way, data, workers) if isinstance(data, StoredData) else _held(way, data)
     told.cuts.check(on_bad_row)
     if not examples:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,27 +16,67 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mmpo.data.stored import StoredData
-from mmpo.types import Datum, Evidence, Judgement, People
+from mmpo.errors import UserError, nearest
+from mmpo.files import write_json
+from mmpo.types import VOICES, Datum, Evidence, Judgement, Voices
 
 Floats = NDArray[np.float32]
 
-
-def evidence(data: Sequence[Datum], annotators: Mapping[str, int] | None = None) -> Evidence:
-    """Evidence of B data, padded to the largest K; with ``annotators``, name -> number, it says who said what."""
-    return stack([_one(datum, annotators) for datum in data])
+VOCABULARY = "voices.json"
+"""The file beside a model that names the voices which it tells apart."""
 
 
-def annotator_names(data: Sequence[Datum]) -> dict[str, int]:
-    """The vocabulary of annotators: each name in the data with a number from 1, in the order of the names."""
-    return {name: number for number, name in enumerate(_people_named(data), 1)}
+def evidence(data: Sequence[Datum], voices: Vocabulary | None = None) -> Evidence:
+    """Evidence of B data, padded to the largest K; with a vocabulary of voices it says who said what."""
+    return stack([_one(datum, voices) for datum in data])
 
 
-def _people_named(data: Sequence[Datum]) -> list[str]:
+@dataclass(frozen=True)
+class Vocabulary:
+    """Whose voices are told apart, and the number of each.
+
+    Attributes:
+        kind: "annotators", "attributes" or "subsets".
+        numbers: each name with a number from 1; 0 is for a voice without a name, or one that is not in the vocabulary.
+    """
+
+    kind: str
+    numbers: Mapping[str, int]
+
+    @classmethod
+    def of(cls, kind: str, data: Sequence[Datum]) -> Vocabulary:
+        """The names in the data, in their order. Raises UserError for a kind that there is not."""
+        if kind not in VOICES:
+            raise UserError(f"voices: there is no kind {kind!r}. {nearest(kind, VOICES)}")
+        return cls(kind, {name: number for number, name in enumerate(named(data)[kind], 1)})
+
+    def __len__(self) -> int:
+        """How many voices there are, the one without a name included."""
+        return 1 + len(self.numbers)
+
+    def write(self, folder: Path) -> None:
+        """Leave it beside a model."""
+        write_json(folder / VOCABULARY, {"kind": self.kind, "names": list(self.numbers)})
+
+    @classmethod
+    def read(cls, folder: Path) -> Vocabulary | None:
+        """The vocabulary beside a model; None where there is none."""
+        path = folder / VOCABULARY
+        if not path.is_file():
+            return None
+        told = json.loads(path.read_text(encoding="utf-8"))
+        return cls(told["kind"], {name: number for number, name in enumerate(told["names"], 1)})
+
+
+def named(data: Sequence[Datum]) -> dict[str, list[str]]:
+    """The annotators, attributes and subsets that the data name, each sorted."""
     if isinstance(data, StoredData):
-        return data.people
-    named = {name for d in data for name in d.annotator_grades}
-    named |= {j.annotator for d in data for j in d.judgements if j.annotator is not None}
-    return sorted(named)
+        return data.voices
+    annotators = {name for d in data for name in d.annotator_grades}
+    annotators |= {j.annotator for d in data for j in d.judgements if j.annotator is not None}
+    attributes = {name for d in data for name in d.attributes}
+    subsets = {d.subset for d in data if d.subset is not None}
+    return dict(zip(VOICES, map(sorted, (annotators, attributes, subsets)), strict=True))
 
 
 # ---------------------------------------------------------------------------------------------- many data
@@ -63,7 +106,7 @@ def stack(items: Sequence[Evidence]) -> Evidence:
         stated=_joined([item.stated for item in items], k, torch.nan),
         votes=_joined([item.votes for item in items], k, 0.0),
         weight=_joined([item.weight for item in items], k, 0.0),
-        people=_joined_people(items) if any(item.people is not None for item in items) else None,
+        voices=_joined_voices(items) if any(item.voices is not None for item in items) else None,
         roles={name: _joined([item.role(name) for item in items], k, False) for name in roles},
         contrasts=contrasts("contrasts", k),
         contrast_p=contrasts("contrast_p"),
@@ -86,17 +129,17 @@ def _joined(parts: Sequence[Tensor], k: int | None, fill: float) -> Tensor:
 _NOBODY = {"who": -1, "quality": torch.nan, "votes": 0.0, "stated": torch.nan, "weight": 0.0}
 
 
-def _joined_people(items: Sequence[Evidence]) -> People:
-    people = [item.people or _nobody(item) for item in items]
-    return People(
-        **{name: _joined([getattr(one, name) for one in people], None, fill) for name, fill in _NOBODY.items()}
+def _joined_voices(items: Sequence[Evidence]) -> Voices:
+    voices = [item.voices or _nobody(item) for item in items]
+    return Voices(
+        **{name: _joined([getattr(one, name) for one in voices], None, fill) for name, fill in _NOBODY.items()}
     )
 
 
-def _nobody(item: Evidence) -> People:
+def _nobody(item: Evidence) -> Voices:
     b, k = item.mask.shape
     square = item.weight.new_zeros(b, 0, k, k)
-    return People(torch.zeros(b, 0, dtype=torch.long), item.weight.new_zeros(b, 0, k), square, square, square)
+    return Voices(torch.zeros(b, 0, dtype=torch.long), item.weight.new_zeros(b, 0, k), square, square, square)
 
 
 # ---------------------------------------------------------------------------------------------- one datum
@@ -114,6 +157,15 @@ class _Tally(NamedTuple):
     weight: Floats
     heard: Floats
     times: Floats
+
+
+class _Said(NamedTuple):
+    """What was said of a datum by all together, as in ``Evidence``: [K] and three times [K, K]."""
+
+    quality: Floats
+    votes: Floats
+    stated: Floats
+    weight: Floats
 
 
 def _tally(judgements: Iterable[Judgement], k: int) -> _Tally:
@@ -136,7 +188,7 @@ def _tally(judgements: Iterable[Judgement], k: int) -> _Tally:
     return _Tally(votes, stated, weight / times.clip(1), heard, times)
 
 
-def _one(datum: Datum, annotators: Mapping[str, int] | None) -> Evidence:
+def _one(datum: Datum, vocabulary: Vocabulary | None) -> Evidence:
     k = len(datum.responses)
     quality, by_grade = _grades(datum.grades, k), np.zeros((k, k), np.float32)
     if datum.grades is not None:
@@ -148,13 +200,14 @@ def _one(datum: Datum, annotators: Mapping[str, int] | None) -> Evidence:
         asides = [i for i, own in enumerate(datum.about) if own.role]
         weight[asides] = weight[:, asides] = 0
     contrasts, contrast_p, contrast_weight = _contrasts(datum)
+    said = _Said(quality, judged.votes, judged.stated, weight)
     return Evidence(
         mask=torch.ones(1, k, dtype=torch.bool),
         quality=torch.from_numpy(quality)[None],
         stated=torch.from_numpy(judged.stated)[None],
         votes=torch.from_numpy(judged.votes)[None],
         weight=torch.from_numpy(weight)[None],
-        people=None if annotators is None else _people(datum, annotators, weight, by_grade),
+        voices=None if vocabulary is None else _voices(datum, vocabulary, said, by_grade),
         roles=_roles(datum) if datum.about else {},
         contrasts=contrasts,
         contrast_p=contrast_p,
@@ -187,10 +240,34 @@ def _contrasts(datum: Datum) -> tuple[Tensor | None, Tensor | None, Tensor | Non
     return torch.stack(told[2:], -1), p, weight
 
 
-# ---------------------------------------------------------------------------------------------- its people
+# ---------------------------------------------------------------------------------------------- its voices
 
 
-def _people(datum: Datum, annotators: Mapping[str, int], weight: Floats, by_grade: Floats) -> People:
+def _voices(datum: Datum, vocabulary: Vocabulary, said: _Said, by_grade: Floats) -> Voices:
+    """What each voice of a kind said of one datum."""
+    if vocabulary.kind == "attributes":
+        return _attributes(datum, vocabulary.numbers, said.weight)
+    if vocabulary.kind == "subsets":
+        return _heard([vocabulary.numbers.get(datum.subset or "", 0)], *(value[None] for value in said))
+    return _annotators(datum, vocabulary.numbers, said.weight, by_grade)
+
+
+def _heard(who: Sequence[int], *values: NDArray[Any]) -> Voices:
+    return Voices(torch.tensor([who]), *(torch.from_numpy(value)[None] for value in values))
+
+
+def _attributes(datum: Datum, numbers: Mapping[str, int], weight: Floats) -> Voices:
+    """Each attribute grades; those that grade both responses of a comparison share its weight alike."""
+    k = len(datum.responses)
+    who = [numbers.get(name, 0) for name in datum.attributes] or [-1]
+    quality = np.stack([_grades(line, k) for line in datum.attributes.values() or (None,)])
+    given = ~np.isnan(quality)
+    graded = (given[:, :, None] & given[:, None, :]).astype(np.float32)
+    nothing = np.zeros_like(graded)
+    return _heard(who, quality, nothing, nothing + np.float32(np.nan), weight * graded / graded.sum(0).clip(1))
+
+
+def _annotators(datum: Datum, numbers: Mapping[str, int], weight: Floats, by_grade: Floats) -> Voices:
     """Who said what of one datum. A name that is not in the vocabulary has number 0, and still is a person of its own.
 
     A grade that no named annotator gave was given by the one without a name, as were statements without one. Several
@@ -211,6 +288,6 @@ def _people(datum: Datum, annotators: Mapping[str, int], weight: Floats, by_grad
     share = np.where((heard + graded).sum(0) > 0, heard + graded, times)
     share = weight * share / np.where(share.sum(0) > 0, share.sum(0), 1)
     spoke = times.any((1, 2))
-    who = np.where(spoke, [0, *(annotators.get(name, 0) for name in names)], -1)
+    who = np.where(spoke, [0, *(numbers.get(name, 0) for name in names)], -1)
     kept = np.flatnonzero(spoke) if spoke.any() else [0]
-    return People(*(torch.from_numpy(values[kept])[None] for values in (who, quality, votes, stated, share)))
+    return _heard(who[kept].tolist(), *(values[kept] for values in (quality, votes, stated, share)))

@@ -47,6 +47,7 @@ def with_more(datum: Datum, more: Sequence[Beside]) -> Datum:
         responses=(*datum.responses, *(one.response for one in more)),
         grades=None if all(grade is None for grade in grades) else grades,
         annotator_grades={who: (*line, *(None,) * n) for who, line in datum.annotator_grades.items()},
+        attributes={name: (*line, *(None,) * n) for name, line in datum.attributes.items()},
         about=(*(datum.about or (About(),) * k), *(one.about for one in more)),
         contrasts=tuple(replace(c, coefficients=(*c.coefficients, *(0.0,) * n)) for c in datum.contrasts),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from statistics import fmean
@@ -150,17 +150,20 @@ def _join(rows: Sequence[Datum], counts: Counter[str]) -> Datum:
     _count_comparisons(rows, at, counts)
     first = rows[0]
     more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
-    people = dict.fromkeys(name for d in rows for name in d.annotator_grades)
+
+    def lines(field: str) -> dict[str, tuple[float | None, ...]]:
+        each: list[Mapping[str, tuple[float | None, ...]]] = [getattr(d, field) for d in rows]
+        names = dict.fromkeys(name for one in each for name in one)
+        return {n: _joined_grades([one.get(n) for one in each], at, len(responses), counts) or () for n in names}
+
     return replace(
         first,
         responses=tuple(responses),
         grades=_joined_grades([d.grades for d in rows], at, len(responses), counts),
         pairs=_joined_pairs(rows, at),
         judgements=_joined_judgements(rows, at, counts),
-        annotator_grades={
-            name: _joined_grades([d.annotator_grades.get(name) for d in rows], at, len(responses), counts) or ()
-            for name in people
-        },
+        annotator_grades=lines("annotator_grades"),
+        attributes=lines("attributes"),
         about=tuple(about) if any(d.about for d in rows) else (),
         contrasts=_joined_contrasts(rows, at, len(responses), counts),
         source=first.source + more,

@@ -38,6 +38,7 @@ def take(datum: Datum, order: Sequence[int], pairs: Collection[Pair] | None = No
             if j.first in new and j.second in new and (pairs is None or ordered(j.first, j.second) in pairs)
         ),
         annotator_grades={a: tuple(line[i] for i in order) for a, line in datum.annotator_grades.items()},
+        attributes={a: tuple(line[i] for i in order) for a, line in datum.attributes.items()},
         about=tuple(datum.about[i] for i in order) if datum.about else (),
         contrasts=tuple(
             replace(c, coefficients=tuple(c.coefficients[i] for i in order))
@@ -205,7 +206,8 @@ def dedupe(data: Iterable[Datum]) -> tuple[list[Datum], int]:
     data, seen = list(data), dict[str, Datum]()
     for d in data:
         said = (texts.key(d.prompt), names(d), d.grades, d.pairs, d.judgements, d.contrasts)
-        seen.setdefault(repr((*said, sorted(d.annotator_grades.items()), d.weight, d.split, d.ranked)), d)
+        lines = sorted(d.annotator_grades.items()), sorted(d.attributes.items())
+        seen.setdefault(repr((*said, *lines, d.weight, d.split, d.ranked)), d)
     return list(seen.values()), len(data) - len(seen)
 
 

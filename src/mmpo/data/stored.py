@@ -23,7 +23,7 @@ ORDER = "order.npy"
 
 # What JSON does not have, such as the times that a table may hold in a message, becomes text, as in texts.key.
 _WRITE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
-_DEFAULTS = {f.name: f.default for f in fields(Datum)} | {"annotator_grades": {}}
+_DEFAULTS = {f.name: f.default for f in fields(Datum)} | {"annotator_grades": {}, "attributes": {}}
 
 
 def encode(datum: Datum) -> bytes:
@@ -33,8 +33,8 @@ def encode(datum: Datum) -> bytes:
     }
     if "judgements" in told:
         told["judgements"] = [(j.first, j.second, j.p, j.count, j.gap, j.weight, j.annotator) for j in datum.judgements]
-    if "annotator_grades" in told:
-        told["annotator_grades"] = dict(datum.annotator_grades)
+    for name in told.keys() & {"annotator_grades", "attributes"}:
+        told[name] = dict(told[name])
     if "about" in told:
         told["about"] = [(own.prompt, own.role, own.marks) for own in datum.about]
     if "contrasts" in told:
@@ -52,8 +52,8 @@ def decode(line: bytes) -> Datum:
         told["pairs"] = _tuples(told["pairs"])
     if "judgements" in told:
         told["judgements"] = tuple(Judgement(*one) for one in told["judgements"])
-    if "annotator_grades" in told:
-        told["annotator_grades"] = {who: tuple(grades) for who, grades in told["annotator_grades"].items()}
+    for name in told.keys() & {"annotator_grades", "attributes"}:
+        told[name] = {which: tuple(grades) for which, grades in told[name].items()}
     if "about" in told:
         told["about"] = tuple(About(prompt, role, _tuples(marks)) for prompt, role, marks in told["about"])
     if "contrasts" in told:
@@ -103,9 +103,9 @@ class StoredData(Sequence[Datum]):
         return str(self.account["digest"])
 
     @property
-    def people(self) -> list[str]:
-        """The annotators that the data name, sorted."""
-        return list(self.account["people"])
+    def voices(self) -> dict[str, list[str]]:
+        """The annotators, attributes and subsets that the data name, each sorted."""
+        return {kind: list(names) for kind, names in self.account["voices"].items()}
 
     @property
     def sizes(self) -> NDArray[np.int64]:

@@ -24,6 +24,8 @@ def to_row(datum: Datum) -> dict[str, Any]:
     if datum.annotator_grades:
         row["annotators"] = list(datum.annotator_grades)
         row["annotator_scores"] = [list(line) for line in datum.annotator_grades.values()]
+    if datum.attributes:
+        row["attributes"] = {name: list(line) for name, line in datum.attributes.items()}
     if datum.about:
         row["about"] = [_about(own) for own in datum.about]
     if datum.contrasts:

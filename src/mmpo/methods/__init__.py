@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from mmpo.errors import UserError, nearest
-from mmpo.methods import compose, denoised, field, goals, lists, noisy, policy, regularized, reward, tokens
+from mmpo.methods import attributes, compose, denoised, field, goals, lists, noisy, policy, regularized, reward, tokens
 from mmpo.methods.entry import Entry
 from mmpo.types import Method
 
@@ -15,7 +15,7 @@ __all__ = ["CATALOGUE", "Entry", "build", "cite"]
 
 CATALOGUE: dict[str, Entry] = {
     entry.name: entry
-    for family in (policy, reward, noisy, denoised, lists, goals, tokens, regularized, field)
+    for family in (policy, reward, attributes, noisy, denoised, lists, goals, tokens, regularized, field)
     for entry in family.ENTRIES
 }
 

@@ -92,14 +92,15 @@ def load_reward_model(
     trust_remote_code: bool = False,
     quantized: Quantized | None = None,
     device: torch.device | str = "cpu",
+    outputs: int = 1,
 ) -> Any:
-    """A sequence classifier with one label, from any encoder or decoder; a missing head is initialised.
+    """A sequence classifier with so many outputs, from any encoder or decoder; a missing head is initialised.
 
     ``quantized``: quantise it on this device, where it then stays.
     """
     kind = AutoModelForSequenceClassification
-    model = _weights(kind, name, dtype, trust_remote_code, quantized, device, num_labels=1)
-    return as_reward_model(model, tokenizer)
+    model = _weights(kind, name, dtype, trust_remote_code, quantized, device, num_labels=outputs)
+    return as_reward_model(model, tokenizer, outputs)
 
 
 def load_preference_model(name: str, tokenizer: Any, dtype: str = "float32", trust_remote_code: bool = False) -> Any:
@@ -132,16 +133,17 @@ def fitted(model: Any, tokenizer: Any) -> Any:
     return model
 
 
-def as_reward_model(model: Any, tokenizer: Any) -> Any:
+def as_reward_model(model: Any, tokenizer: Any, outputs: int = 1) -> Any:
     """A loaded sequence classifier made a reward model.
 
     ``problem_type`` is set to regression, so that no consumer puts a sigmoid over the raw score.
-    Raises UserError where it has not one label, or where the token before the padding is the padding token too.
+    Raises UserError where it has not so many labels, or where the token before the padding is the padding token too.
     """
-    if model.config.num_labels != 1:
+    if model.config.num_labels != outputs:
+        gives = "one score" if outputs == 1 else f"{outputs} numbers with this method"
         raise UserError(
-            f"a reward model gives one score, but {type(model).__name__} has {model.config.num_labels} labels; load it "
-            "with AutoModelForSequenceClassification and num_labels=1"
+            f"a reward model gives {gives}, but {type(model).__name__} has {model.config.num_labels} labels; load it "
+            f"with AutoModelForSequenceClassification and num_labels={outputs}"
         )
     _check_padding(tokenizer)
     model.config.problem_type = "regression"

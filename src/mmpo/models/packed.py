@@ -109,7 +109,7 @@ def token_readings(model: Any, tokens: Tokens, statistics: Collection[str] = ())
 
 
 def scores(model: Any, tokens: Tokens) -> Tensor:
-    """[N] scores of a sequence classifier with one label."""
+    """[N] scores of a sequence classifier with one label, [N, D] of one with several."""
     return scores_and_features(model, tokens)[0]
 
 
@@ -117,6 +117,17 @@ def scores_and_features(model: Any, tokens: Tokens) -> tuple[Tensor, Tensor]:
     """[N] scores of a sequence classifier with one label, and the hidden states [N, H] that its head reads."""
     said = model(packed=tokens)
     return said["scores"], said["features"]
+
+
+def scores_and_prompts(model: Any, tokens: Tokens) -> tuple[Tensor, Tensor]:
+    """The scores, and the last hidden state [N, H] of each sequence's prompt, which sees no response in a decoder."""
+    said = model(packed=tokens, further=_prompt_ends(tokens))
+    return said["scores"], said["further"]
+
+
+def pools_last(model: Any) -> bool:
+    """Whether a model that is read on packed rows pools its last token, as decoders do."""
+    return bool(innermost(model).packing.pools == "last")
 
 
 @torch.no_grad()
@@ -211,13 +222,14 @@ def _both_ways(plain: Callable[..., Any]) -> Callable[..., Any]:
         statistics: tuple[str, ...] = (),
         compare: Compare | None = None,
         states: Literal["last", "every"] | None = None,
+        further: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
         if packed is None:
             return self.packing.forward(*args, **kwargs)
         if states is not None:
             return {"states": _states(self, packed, every_layer=states == "every")}
-        return _read(self, packed, statistics, compare)
+        return _read(self, packed, statistics, compare, further)
 
     return forward
 
@@ -253,12 +265,29 @@ def _first_position(inner: Any) -> int:
 # ---------------------------------------------------------------------------------------------- reading
 
 
-def _read(inner: Any, tokens: Tokens, statistics: tuple[str, ...], compare: Compare | None = None) -> dict[str, Tensor]:
+def _prompt_ends(tokens: Tokens) -> Tensor:
+    """[N] where the last token of each sequence's prompt stands on the row."""
+    ends, begin = [], 0
+    for tree in tokens.trees:
+        ends += [begin + max(tree[0], 1) - 1] * (len(tree) - 1)
+        begin += sum(tree)
+    return torch.tensor(ends, device=tokens.input_ids.device)
+
+
+def _read(
+    inner: Any,
+    tokens: Tokens,
+    statistics: tuple[str, ...],
+    compare: Compare | None = None,
+    further: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """What a model says; of a sequence classifier also the "further" hidden states, [n, H] at places [n] of the row."""
     packing = inner.packing
     states = _states(inner, tokens)
     if not _writes(inner):
         features = states.index_select(0, tokens.last if packing.pools == "last" else tokens.first)
-        return {"scores": _own_logits(inner, features).squeeze(-1), "features": features}
+        said = {"scores": _own_logits(inner, features).squeeze(-1), "features": features}
+        return said if further is None else said | {"further": states.index_select(0, further)}
     features = states.index_select(0, tokens.last)
     states, labels = states.index_select(0, tokens.before), tokens.input_ids[tokens.scored]
     if packing.head is not None:

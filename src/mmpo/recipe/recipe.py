@@ -73,6 +73,9 @@ class Recipe(BaseModel):
             (packed, each prompt repeated) or ``padded``. Default: the first that the model can read.
         micro_batch_tokens: a step's prompts are worked through in parts of at most so many tokens.
         statistics: what to log of a policy besides: ``entropy``, ``hits``.
+        voices: whose voices a method tells apart that can tell some: ``annotators`` (people and judges),
+            ``attributes`` (what responses were graded on) or ``subsets`` (parts of the data). Default: the method's.
+        head_learning_rate: of what is learned beside the model, such as a table of people; default: learning_rate.
         lora: keys of peft.LoraConfig.
         quantize: the frozen base under LoRA takes 4 or 8 bits a weight (``4bit``, ``8bit``).
         health: how the run is watched beyond what is logged anyway.
@@ -101,6 +104,8 @@ class Recipe(BaseModel):
     layout: Literal["shared", "separate", "padded"] | None = None
     micro_batch_tokens: int | None = Field(default=None, ge=1)
     statistics: list[Literal["entropy", "hits"]] = []
+    voices: Literal["annotators", "attributes", "subsets"] | None = None
+    head_learning_rate: float | None = Field(default=None, gt=0)
     lora: dict[str, Any] | None = None
     quantize: Bits | None = None
     shape: Shape = Shape()

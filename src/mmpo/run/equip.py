@@ -14,6 +14,7 @@ from mmpo.models.closer import OF_TOKENS, CloseReader
 from mmpo.models.committee import CommitteeReader
 from mmpo.models.heads import DegreeHead, TokenWeights
 from mmpo.models.load import has_dropout, load_tokenizer
+from mmpo.models.outputs import OutputsReader, fresh_heads
 from mmpo.models.padded import innermost
 from mmpo.models.reward import FEATURES
 from mmpo.needs import LACKING, TEACHERS, check_reference, check_teachers
@@ -25,6 +26,7 @@ OF_DATA = frozenset(LACKING) | {"grades", "votes", "offset"}
 OF_POLICY = frozenset({"logps", "ref", "lengths", "teacher", "teacher_reference"}) | CLOSE
 OF_REWARD_MODEL = frozenset({"rewards", "lengths"}) | FEATURES
 OF_COMMITTEE = frozenset({"rewards", "lengths", "peer"})
+OF_OUTPUTS = frozenset({"outputs", "lengths"})
 """Needs that each reader meets."""
 
 
@@ -46,6 +48,7 @@ def reader_of(
     tokenizer: Any,
     stated: Stated,
     *,
+    voices: int = 1,
     kind: str | None,
     reference: str | Reference | None,
     teachers: Mapping[str, Any],
@@ -57,7 +60,7 @@ def reader_of(
     check_teachers(method, teachers)
     _check_model(method, layout)
     if method.task == "reward":
-        return _reward_reader(method, model)
+        return _reward_reader(method, model, voices)
     live = _reference(kind, model, reference)
     if not method.looks_closely:
         return PolicyReader(live, tuple(statistics))
@@ -78,6 +81,7 @@ def reader_of(
 def _check_model(method: Method, layout: packed.Layout) -> None:
     """Raise UserError where no reader gives all that the method needs of one model."""
     of = OF_POLICY if method.task == "policy" else OF_COMMITTEE if "peer" in method.needs else OF_REWARD_MODEL
+    of = OF_OUTPUTS if "outputs" in method.needs else of
     unmet = method.needs - OF_DATA - of
     if unmet or (method.probes and method.task == "reward"):
         raise UserError(
@@ -92,7 +96,9 @@ def _check_model(method: Method, layout: packed.Layout) -> None:
         )
 
 
-def _reward_reader(method: Method, model: Any) -> Reader:
+def _reward_reader(method: Method, model: Any, voices: int) -> Reader:
+    if "outputs" in method.needs:
+        return _outputs_reader(method, model, voices)
     if "peer" in method.needs:
         return CommitteeReader(RewardReader())
     asked = frozenset(FEATURES & method.needs) - {"anchors"}
@@ -102,6 +108,17 @@ def _reward_reader(method: Method, model: Any) -> Reader:
             "model whose config has dropout"
         )
     return RewardReader(asked, FrozenCopy.of(model).model if "anchors" in method.needs else None)
+
+
+def _outputs_reader(method: Method, model: Any, voices: int) -> OutputsReader:
+    on_prompt = method.on_prompt(voices)
+    if on_prompt and not (packed.is_enabled(model) and packed.pools_last(model)):
+        raise UserError(
+            f"the method reads the end of the prompt ({', '.join(on_prompt)}), which only a decoder on packed rows has "
+            "without the response; take a decoder such as Qwen2, and leave layout out if you set it"
+        )
+    hidden = innermost(model).config.get_text_config().hidden_size
+    return OutputsReader(fresh_heads(method.tables(voices), on_prompt, hidden).to(next(model.parameters()).device))
 
 
 def _reference(kind: str | None, model: Any, given: str | Reference | None) -> Reference | None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mmpo import __version__
-from mmpo.batch import annotator_names
+from mmpo.batch import named
 from mmpo.data.collect import Drawn, Whole, collect
 from mmpo.data.digests import digest, joined
 from mmpo.data.ledger import Ledger, in_words
@@ -31,9 +31,9 @@ from mmpo.pieces import Pieces, account, blobs, finish, in_pieces, kept, numbers
 from mmpo.recipe import Shape
 from mmpo.run.record import fingerprint
 from mmpo.run.shaping import Counts, Numbers, Shaping, told_of
-from mmpo.types import Datum, Method
+from mmpo.types import VOICES, Datum, Method
 
-FORMAT = 2
+FORMAT = 3
 """Of prepared data on disk; another number makes them anew, as does another version of mmpo."""
 
 
@@ -157,12 +157,13 @@ def _filled(
     shaping = shaping.scaled(partial(_numbers, folder / "work-numbers", cut, drawn, parsed, shaping, workers))
     work = partial(_prepare, drawn, parsed, shaping)
     counts: Counts = defaultdict(Counter)
-    people: set[str] = set()
+    voices: dict[str, set[str]] = defaultdict(set)
     pieces = []
     for summary in in_pieces(cut, work, folder, workers, "preparing data", len(drawn)):
         for step, done in summary["counts"].items():
             counts[step].update(done)
-        people.update(summary["people"])
+        for kind, names in summary["voices"].items():
+            voices[kind].update(names)
         pieces.append(summary["rows"])
     told = told_of(counts)
     return {
@@ -170,7 +171,7 @@ def _filled(
         "account": ledger.summary() + [line for step, done in told.items() for line in in_words(step, done)],
         "offset": "offset" in ledger.provides,
         "scale": shaping.scale and asdict(shaping.scale),
-        "people": sorted(people),
+        "voices": {kind: sorted(voices[kind]) for kind in VOICES},
         "pieces": pieces,
         **_in_order(folder, Pieces(folder, pieces)),
     }
@@ -209,7 +210,7 @@ def _prepare(drawn: Drawn, parsed: Sequence[StoredData], shaping: Shaping, which
         "digest": numbers(joined(b"".join(map(digest, lines)))),
     }
     write_piece(path, columns)
-    return {"rows": len(out), "counts": counts, "people": list(annotator_names(data))}
+    return {"rows": len(out), "counts": counts, "voices": named(data)}
 
 
 def _in_order(folder: Path, pieces: Pieces) -> dict[str, Any]:

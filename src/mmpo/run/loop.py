@@ -40,7 +40,8 @@ class GradedTrainer(SharingTrainer):
         method: what to optimise; any Method whose needs the reader meets.
         reader: asks the model what it thinks of a batch.
         tokenizer: pads the batches and is saved with the model.
-        people: how many annotators the method is to tell apart, the unnamed one included.
+        voices: how many voices the method is to tell apart, the one without a name included.
+        head_learning_rate: of what is learned beside the model; default: that of the model.
         further arguments: those of transformers.Trainer; data sets are sequences of Example.
     """
 
@@ -55,7 +56,8 @@ class GradedTrainer(SharingTrainer):
         data_collator: Collator | None = None,
         train_dataset: Sequence[Example] | None = None,
         eval_dataset: Sequence[Example] | dict[str, Sequence[Example]] | None = None,
-        people: int = 1,
+        voices: int = 1,
+        head_learning_rate: float | None = None,
         **further: Any,
     ) -> None:
         if args.n_gpu > 1:
@@ -82,7 +84,8 @@ class GradedTrainer(SharingTrainer):
         )
         args.torch_compile_backend = backend
         self.method, self.reader = method, reader
-        self.method_state = MethodState(method, getattr(reader, "heads", ModuleDict()), people, args.device)
+        self.method_state = MethodState(method, getattr(reader, "heads", ModuleDict()), voices, args.device)
+        self.head_learning_rate = head_learning_rate
         more = len(self.method_state.heads) or method.ahead or "peer" in method.needs
         if more and self.divided:
             raise UserError("this method trains more than the model, which FSDP and DeepSpeed cannot divide; use DDP")
@@ -162,7 +165,7 @@ class GradedTrainer(SharingTrainer):
         self.method_state.heads.train(model.training)
         evidence, reading = self.read(model, batch)
         outcome = self.method(evidence, reading)
-        # Of several models read at once, each has its own loss of a prompt.
+        # Of several models read at once, or several voices heard apart, each has its own loss of a prompt.
         outcome = replace(outcome, losses=outcome.losses.view(-1, len(batch)).sum(0))
         if counts:
             which = "train" if model.training else "eval"
@@ -179,7 +182,7 @@ class GradedTrainer(SharingTrainer):
             reading = self.reader(model, batch)
         # A reader of several models gives the rows of each.
         evidence = batch.evidence.repeat(len(reading.mask) // len(batch))
-        return replace(evidence, memory=self.method_state.memory), reading
+        return self.method.heard(replace(evidence, memory=self.method_state.memory), reading)
 
     def create_scheduler(self, num_training_steps: int, *given: Any, **further: Any) -> Any:
         check_warmup(self.args.warmup_steps, num_training_steps)
@@ -191,7 +194,8 @@ class GradedTrainer(SharingTrainer):
         optimizer = super().create_optimizer(model)
         heads = list(self.method_state.heads.parameters())
         if heads and known is None:
-            optimizer.add_param_group({"params": heads, "weight_decay": 0.0})
+            rate = self.head_learning_rate
+            optimizer.add_param_group({"params": heads, "weight_decay": 0.0} | ({} if rate is None else {"lr": rate}))
         return optimizer
 
     def trained(self) -> Iterator[tuple[str, Parameter]]:

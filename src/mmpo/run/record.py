@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from mmpo import markdown
+from mmpo.batch import Vocabulary
 from mmpo.batch.tokenize import pair_frame
 from mmpo.data.digests import digest
 from mmpo.data.stored import StoredData, encode
@@ -82,14 +83,14 @@ def fingerprint(data: Sequence[Datum]) -> str:
     return f"{len(data)} prompts, {known[:16]}"
 
 
-def write_memory(folder: Path, memory: Mapping[str, Tensor], annotators: Mapping[str, int]) -> None:
-    """What the method learned about people and data, as memory.json; a number for each person goes by their name."""
-    names = {number: name for name, number in annotators.items()}
+def write_memory(folder: Path, memory: Mapping[str, Tensor], vocabulary: Vocabulary | None) -> None:
+    """What the method learned about voices and data, as memory.json; a number for each voice goes by its name."""
+    names = {} if vocabulary is None else {number: name for name, number in vocabulary.numbers.items()}
     told: dict[str, Any] = {}
     for name, value in memory.items():
-        by_person = value.dim() == 1 and len(value) == 1 + len(annotators)
-        numbers = value.tolist() if by_person else value[value.isfinite()].tolist()
-        told[name] = {names.get(n, "(no name)"): number for n, number in enumerate(numbers)} if by_person else numbers
+        by_voice = value.dim() > 0 and len(value) == 1 + len(names)
+        numbers = value.tolist() if by_voice else value[value.isfinite()].tolist()
+        told[name] = {names.get(n, "(no name)"): number for n, number in enumerate(numbers)} if by_voice else numbers
     (folder / "memory.json").write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

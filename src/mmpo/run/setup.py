@@ -14,7 +14,7 @@ from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from mmpo import methods
-from mmpo.batch import Collator, Limits, StoredExamples, annotator_names, collate, prepare
+from mmpo.batch import Collator, Limits, StoredExamples, Vocabulary, collate, prepare
 from mmpo.batch.stored import Held
 from mmpo.data import fit_gamma
 from mmpo.errors import OnBadRow, UserError
@@ -37,7 +37,7 @@ from mmpo.models.lora import adapted
 from mmpo.models.packed import Layout
 from mmpo.models.quantized import Bits, Quantized, check_can, check_quantize
 from mmpo.models.store import ReferenceStore
-from mmpo.needs import TEACHERS, Wanted, check_needs
+from mmpo.needs import TEACHERS, Wanted, check_needs, voices_of
 from mmpo.recipe import Recipe
 from mmpo.run.equip import reader_of, reference_kind
 from mmpo.run.gather import Gathered, cores, gather
@@ -65,9 +65,15 @@ class Setup:
     record: dict[str, Any] = field(default_factory=dict)
     account: list[str] = field(default_factory=list)
     autocast: AbstractContextManager[Any] = field(default_factory=nullcontext)
-    annotators: Mapping[str, int] = field(default_factory=dict)
+    vocabulary: Vocabulary | None = None
+    head_learning_rate: float | None = None
     watched: Sequence[Datum] = ()
     """The data that a look at the policy is taken on: held out, where there are any."""
+
+    @property
+    def voices(self) -> int:
+        """How many voices are told apart, the one without a name included."""
+        return 1 if self.vocabulary is None else len(self.vocabulary)
 
     @property
     def limits(self) -> Limits:
@@ -84,7 +90,8 @@ class Setup:
             data_collator=self.collator,
             train_dataset=self.examples,
             eval_dataset=self.eval_examples or None,
-            people=1 + len(self.annotators),
+            voices=self.voices,
+            head_learning_rate=self.head_learning_rate,
             callbacks=list(callbacks),
         )
 
@@ -132,6 +139,8 @@ def from_recipe(recipe: Recipe) -> Setup:
         layout=recipe.layout,
         micro_batch_tokens=recipe.micro_batch_tokens,
         statistics=tuple(recipe.statistics),
+        voices=recipe.voices,
+        head_learning_rate=recipe.head_learning_rate,
         limits=recipe.limits,
         pad_token=recipe.pad_token,
         dtype=recipe.dtype,
@@ -167,6 +176,8 @@ def bring_together(
     layout: Layout | None = None,
     micro_batch_tokens: int | None = None,
     statistics: Sequence[str] = (),
+    voices: str | None = None,
+    head_learning_rate: float | None = None,
     limits: Limits = DEFAULT_LIMITS,
     pad_token: str | None = None,
     dtype: str | None = None,
@@ -194,6 +205,8 @@ def bring_together(
         micro_batch_tokens: a step's prompts are read and differentiated in parts of at most so many tokens, or one
             prompt; the gradient is that of the whole. Default: 2,048 on a CPU, 8,192 elsewhere.
         statistics: what to read besides log-probs: "entropy", "hits" (argmax hits).
+        voices: whose voices are told apart: "annotators", "attributes" or "subsets"; default: what the method says.
+        head_learning_rate: of what is learned beside the model; default: that of the model.
         limits: how long prompts and responses may be.
         pad_token: names the padding token; a new one is added to the vocabulary.
         dtype: of a model loaded by name; default float32.
@@ -214,7 +227,12 @@ def bring_together(
         tokenizer = with_pad_token(tokenizer, pad_token)
     check_quantize(quantize, lora)
     quantized = None if quantize is None else Quantized.of(quantize, dtype or "float32", args)
-    model = _model(model, tokenizer, method.task, dtype, trust_remote_code, quantized, args)
+    heard = voices_of(method, voices)
+    vocabulary = None if heard is None else Vocabulary.of(heard, data)
+    told_apart = 1 if vocabulary is None else len(vocabulary)
+    model = _model(
+        model, tokenizer, method, method.score.outputs(told_apart), dtype, trust_remote_code, quantized, args
+    )
     if disable_dropout:
         without_dropout(model)
     elif not has_dropout(model):
@@ -227,18 +245,17 @@ def bring_together(
     kind = reference_kind(method, model, reference)
     if reference_cache is not None and kind != "cached":
         raise UserError("reference_cache is the folder of a cached reference; add reference: cached, or leave it out")
-    annotators = annotator_names(data) if "annotators" in method.needs else None
     ready = partial(
         prepare,
         tokenizer=tokenizer,
         limits=limits,
         on_bad_row=on_bad_row,
-        annotators=annotators,
+        voices=vocabulary,
         wanted=Wanted.by(method),
         workers=data_workers or cores(),
     )
     examples, told = ready(data)
-    stated = check_needs(method, told.stated, offset)
+    stated = check_needs(method, told.stated, offset, heard)
     eval_examples, eval_told = ready(eval_data) if eval_data else (StoredExamples(Held([])), None)
     collator, batching = _batching(model, tokenizer, layout, micro_batch_tokens)
     check_length(model, tokenizer, max(collator.longest(examples), collator.longest(eval_examples)))
@@ -248,7 +265,7 @@ def bring_together(
     account += [f"{len(examples)} prompts: {', '.join(f'{n} {of}' for of, n in stated.items())}", told.cuts.summary()]
     if eval_told:
         account.append(f"eval_data: {len(eval_examples)} prompts; {eval_told.cuts.summary()}")
-    if "annotators" in method.needs and not annotators:
+    if heard == "annotators" and told_apart == 1:
         account.append("nobody is named, so all labels count as one person's; name who gave them (annotator)")
     for which, one in (("", told), ("eval_data: ", eval_told)):
         idle = one.idle if one else {}
@@ -271,6 +288,7 @@ def bring_together(
         model,
         tokenizer,
         told.stated,
+        voices=told_apart,
         kind=kind,
         reference=reference,
         teachers=teachers,
@@ -292,13 +310,25 @@ def bring_together(
         "quantize": quantized and quantized.record(),
         "teachers": {role: str(teacher) for role, teacher in teachers.items() if isinstance(teacher, str)},
         "comparisons": stated,
+        "voices": heard,
         "gamma": None,
         "tokens": told.cuts.as_dict(),
         "eval_tokens": eval_told.cuts.as_dict() if eval_told else None,
         "limits": {"max_length": limits.max_length, "max_prompt_length": limits.max_prompt_length},
     }
     return Setup(
-        model, tokenizer, method, reader, collator, examples, eval_examples, record, account, autocast, annotators or {}
+        model,
+        tokenizer,
+        method,
+        reader,
+        collator,
+        examples,
+        eval_examples,
+        record,
+        account,
+        autocast,
+        vocabulary,
+        head_learning_rate,
     )
 
 
@@ -322,21 +352,23 @@ def _batching(
 def _model(
     model: Any,
     tokenizer: Any,
-    task: str,
+    method: Method,
+    outputs: int,
     dtype: str | None,
     trust_remote_code: bool,
     quantized: Quantized | None,
     args: TrainingArguments | None,
 ) -> Any:
+    reward = method.task == "reward"
     if isinstance(model, str):
-        load = load_reward_model if task == "reward" else load_policy
+        load = partial(load_reward_model, outputs=outputs) if reward else load_policy
         device = "cpu" if args is None else args.device
         return load(model, tokenizer, dtype or "float32", trust_remote_code, quantized, device)
     if quantized is not None:
         raise UserError("quantize is for a model loaded by name; this one is loaded already, so leave quantize out")
     if dtype is not None:
         raise UserError("dtype is for a model loaded by name; this one is loaded already, so convert it yourself")
-    return (as_reward_model if task == "reward" else as_policy)(model, tokenizer)
+    return as_reward_model(model, tokenizer, outputs) if reward else as_policy(model, tokenizer)
 
 
 def built(recipe_method: Mapping[str, Any], data: Sequence[Datum]) -> tuple[Method, dict[str, Any] | None]:

@@ -13,9 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mmpo.errors import UserError
+from mmpo.models.outputs import STATE as FILE
 from mmpo.types import Evidence, Method, Reading
-
-FILE = "method_state.safetensors"
 
 
 class MethodState:
@@ -24,16 +23,16 @@ class MethodState:
     Args:
         method: whose state it is.
         heads: the heads that the reader holds.
-        people: size of the vocabulary of annotators, the unnamed one included.
+        voices: how many voices there are, the one without a name included.
         device: where training runs.
     """
 
-    def __init__(self, method: Method, heads: nn.ModuleDict, people: int, device: torch.device) -> None:
+    def __init__(self, method: Method, heads: nn.ModuleDict, voices: int, device: torch.device) -> None:
         self.method = method
         self.heads = heads.to(device)
         # Each process drew its own.
         broadcast(list(heads.parameters()))
-        self.memory = {name: value.to(device) for name, value in method.memory(people).items()}
+        self.memory = {name: value.to(device) for name, value in method.memory(voices).items()}
         self._observed: list[dict[str, Tensor]] = []
 
     def __bool__(self) -> bool:

@@ -13,6 +13,7 @@ from mmpo.scores.tokens import (
     WeightedLogRatio,
     opening_log_ratio,
 )
+from mmpo.scores.voices import PerVoice
 from mmpo.types import Score
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "MeanLogProb",
     "MeanLogRatio",
     "PeerReviewed",
+    "PerVoice",
     "ScaledReference",
     "WeightedLogRatio",
     "opening_log_ratio",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmpo.errors import UserError
 from mmpo.targets.window import empty, of_label, push
-from mmpo.types import Evidence, Target
+from mmpo.types import Evidence, Reading, Target
 
 
 def _check(eps: float, name: str = "eps") -> None:
@@ -106,10 +106,10 @@ class SmoothUnsure(Target):
         at = min(int(self.quantile * len(margins)), len(margins) - 2)
         return margins[at : at + 2].mean().where(margins.isfinite().all(), 0.0)
 
-    def memory(self, people: int) -> dict[str, Tensor]:
+    def memory(self, voices: int) -> dict[str, Tensor]:
         return {"margins": empty(self.window)}
 
-    def observe(self, evidence: Evidence, m: Tensor) -> dict[str, Tensor]:
+    def observe(self, evidence: Evidence, reading: Reading, m: Tensor) -> dict[str, Tensor]:
         p = self.of(evidence, m)
         return {"margins": m[p > p.mT]}
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmpo.errors import UserError
 from mmpo.objectives import Logistic
-from mmpo.types import Evidence, Method, Objective, Target
+from mmpo.types import Evidence, Method, Objective, Reading, Target
 
 CERTAIN = 1e-3
 """No reliability counts as closer to 0 or 1 than this: nobody is beyond doubt."""
@@ -64,12 +64,12 @@ class Posterior(Target):
 
     def __call__(self, evidence: Evidence, m: Tensor) -> Tensor:
         p, right, _ = self.judged(evidence, m)
-        return (right + (p - right).mT).unflatten(0, (len(evidence), -1)).sum(1)
+        return (right + (p - right).mT).unflatten(0, (-1, len(evidence))).sum(0)
 
     def judged(self, evidence: Evidence, m: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What each of A people said, P [B * A, K, K], the part of it held for right, P W, and who, [B * A]."""
-        each, who = evidence.by_person()
-        m = m.repeat_interleave(len(who) // len(m), 0)
+        """What each of A people said, P [A * B, K, K], the part of it held for right, P W, and who, [A * B]."""
+        each, who = evidence.by_voice()
+        m = m.repeat(len(who) // len(m), 1, 1)
         known = evidence.memory.get("reliability")
         eta = torch.full_like(m[:, :1, :1], self.initial) if known is None else known.to(m)[who, None, None]
         price = self.price.price(m, each)
@@ -78,10 +78,10 @@ class Posterior(Target):
         # An infinite price has no W, and may stand where nobody compared.
         return p, torch.where(p != 0, p * trust, 0.0), who
 
-    def memory(self, people: int) -> dict[str, Tensor]:
-        return {"reliability": torch.full((people,), self.initial)}
+    def memory(self, voices: int) -> dict[str, Tensor]:
+        return {"reliability": torch.full((voices,), self.initial)}
 
-    def observe(self, evidence: Evidence, m: Tensor) -> dict[str, Tensor]:
+    def observe(self, evidence: Evidence, reading: Reading, m: Tensor) -> dict[str, Tensor]:
         p, right, who = self.judged(evidence, m)
         return {"reliability": torch.stack((who.to(p), right.sum((-1, -2)), p.sum((-1, -2))), -1)}
 

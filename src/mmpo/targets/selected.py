@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmpo.errors import UserError
 from mmpo.targets.window import empty, of_label, push, rank
-from mmpo.types import Evidence, Target
+from mmpo.types import Evidence, Reading, Target
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class SmallLoss(Target):
         seen = evidence.memory.get("reviewed", empty(self.window))
         return torch.where(rank(of_label(p, m), seen) >= self.noise_rate, p, 0.0)
 
-    def memory(self, people: int) -> dict[str, Tensor]:
+    def memory(self, voices: int) -> dict[str, Tensor]:
         return {"reviewed": empty(self.window)}
 
-    def observe(self, evidence: Evidence, m: Tensor) -> dict[str, Tensor]:
+    def observe(self, evidence: Evidence, reading: Reading, m: Tensor) -> dict[str, Tensor]:
         p = self.of(evidence, m)
         return {"reviewed": of_label(p, m)[(p != 0).logical_or(p.mT != 0).triu(1)]}
 

@@ -2,17 +2,32 @@
 
 Shapes use B (prompts), K (responses to a prompt), N (sequences in a batch), S (all their tokens on one row), M (the
 tokens of them that are scored), T (tokens of the longest sequence), V (vocabulary) and H (hidden size). Entry (i, j) of
-any [B, K, K] tensor reads "i over j". A is the number of people who said something about a prompt, C of contrasts.
+any [B, K, K] tensor reads "i over j". A is the number of voices that spoke of a prompt, C of contrasts,
+D of outputs of a reward model that has several.
 """
 
-from mmpo.types.evidence import Evidence, People, Tensors
-from mmpo.types.method import CLOSE, Method, Objective, Outcome, Part, Probe, Regularizer, Score, Target, inside, nested
+from mmpo.types.evidence import Evidence, Tensors, Voices
+from mmpo.types.method import (
+    CLOSE,
+    VOICES,
+    Method,
+    Objective,
+    Outcome,
+    Part,
+    Probe,
+    Regularizer,
+    Score,
+    Target,
+    inside,
+    nested,
+)
 from mmpo.types.reading import Batch, PerToken, Reader, Reading, Tokens
 from mmpo.types.text import ROLES, About, Contrast, Datum, Judgement, Message, Text
 
 __all__ = [
     "CLOSE",
     "ROLES",
+    "VOICES",
     "About",
     "Batch",
     "Contrast",
@@ -24,7 +39,6 @@ __all__ = [
     "Objective",
     "Outcome",
     "Part",
-    "People",
     "PerToken",
     "Probe",
     "Reader",
@@ -35,6 +49,7 @@ __all__ = [
     "Tensors",
     "Text",
     "Tokens",
+    "Voices",
     "inside",
     "nested",
 ]

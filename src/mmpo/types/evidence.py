@@ -34,11 +34,11 @@ class Tensors:
 
 
 @dataclass(frozen=True)
-class People(Tensors):
-    """Who said what, on tensors.
+class Voices(Tensors):
+    """Who said what, on tensors. A voice is a person, an attribute, or the data set that a datum comes from.
 
     Attributes:
-        who: [B, A] number of each person in the vocabulary of annotators, 0 for one without a name, -1 for nobody.
+        who: [B, A] number of each voice in its vocabulary, 0 for one without a name, -1 for nobody.
         quality: [B, A, K] the grades that each gave, NaN where none.
         votes: [B, A, K, K] the votes of each.
         stated: [B, A, K, K] the gaps that each stated, NaN where none.
@@ -62,7 +62,7 @@ class Evidence(Tensors):
         stated: [B, K, K] gaps stated for a pair and not for a response, antisymmetric, NaN where there is none.
         votes: [B, K, K] votes for i over j, a tie counting one half to each side.
         weight: [B, K, K] symmetric weight of each comparison, 0 where the pair was never compared.
-        people: who said it, where the method asks.
+        voices: who said it, where the method asks.
         roles: [B, K] bool for each role (see ``About``), the responses that have it.
         contrasts: [B, C, K] coefficients of combined rewards, where there are any.
         contrast_p: [B, C] the probability that the combination is positive.
@@ -75,7 +75,7 @@ class Evidence(Tensors):
     stated: Tensor
     votes: Tensor
     weight: Tensor
-    people: People | None = None
+    voices: Voices | None = None
     roles: dict[str, Tensor] = field(default_factory=dict)
     contrasts: Tensor | None = None
     contrast_p: Tensor | None = None
@@ -99,24 +99,18 @@ class Evidence(Tensors):
         """[B, K] bool, the responses with this role."""
         return self.roles[name] if name in self.roles else torch.zeros_like(self.mask)
 
-    def by_person(self) -> tuple[Evidence, Tensor]:
-        """What each person said, as evidence of B * A rows, and the number of each, [B * A].
+    def by_voice(self) -> tuple[Evidence, Tensor]:
+        """What each voice said, as evidence of A * B rows, and the number of each, [A * B].
 
-        Where nobody asked who said what, it is one person without a name. A row of nobody has no weight.
+        The first voice of every datum comes first, then the second of every datum. Where nobody asked who said what, it
+        is one voice without a name. A row of nobody has no weight. Contrasts are nobody's.
         """
-        if self.people is None:
+        if self.voices is None:
             return self, torch.zeros(len(self.mask), dtype=torch.long, device=self.mask.device)
-        people, k = self.people, self.mask.shape[-1]
-        rows = people.who.numel()
-        each = Evidence(
-            mask=self.mask.repeat_interleave(people.who.shape[1], 0),
-            quality=people.quality.reshape(rows, k),
-            stated=people.stated.reshape(rows, k, k),
-            votes=people.votes.reshape(rows, k, k),
-            weight=people.weight.reshape(rows, k, k),
-            memory=self.memory,
-        )
-        return each, people.who.reshape(rows).clamp_min(0)
+        told = {f.name: getattr(self.voices, f.name).transpose(0, 1).flatten(0, 1) for f in fields(self.voices)}
+        who = told.pop("who").clamp_min(0)
+        bare = replace(self, voices=None, contrasts=None, contrast_p=None, contrast_weight=None)
+        return replace(bare.repeat(self.voices.who.shape[1]), **told), who
 
     @property
     def compared(self) -> Tensor:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, ClassVar, Protocol
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from mmpo.matrix import between, inner
+from mmpo.matrix import between, inner, pair_count
 from mmpo.types.evidence import Evidence
 from mmpo.types.reading import Reading
 
 CLOSE = frozenset({"tokens", "features", "degree", "token_weights", "activation_weights"})
 """Needs beyond the log-probs of whole responses; see ``Part``."""
+
+VOICES = ("annotators", "attributes", "subsets")
+"""What voices can be; see ``Part.needs``."""
 
 
 class Probe(Protocol):
@@ -39,10 +42,12 @@ class Part:
     - of the model: "logps", "ref", "lengths", "rewards", "tokens" (log-probs of single tokens), "features", "view"
       (features under another draw of dropout), "anchors", "errors", "peer" (a second model trained beside it),
       "teacher", "teacher_reference", "activation_weights" (how much the reference's activations single out a token),
-      and the learned heads "degree" and "token_weights";
-    - of the evidence: "grades", "votes", "offset" (a graded gap read as an additive margin), "annotators", "marks",
-      "contrasts", "prompts" (own prompts of the responses), "rationale", "rollout", "variant" (responses with that
-      role).
+      the learned heads "degree" and "token_weights", and "outputs" (several outputs of a reward model);
+    - of the evidence: "grades", "votes", "offset" (a graded gap read as an additive margin), "marks", "contrasts",
+      "prompts" (own prompts of the responses), "rationale", "rollout", "variant" (responses with that role), and whose
+      voices are told apart: "annotators", "attributes" or "subsets" (parts of the data, such as data sets).
+
+    A part may have weights of its own beside the model's: ``tables``, and linear heads ``on_prompt``.
 
     A part may keep a memory: tensors that it learns from step to step. They are checkpointed, and the same on every
     process. ``memory`` says how they begin; ``observe`` takes from a micro-batch what they learn from; ``remember``
@@ -77,12 +82,24 @@ class Part:
         """What the part wants to know of each token's distribution; ``PerToken.probed`` holds it by these names."""
         return {}
 
-    def memory(self, people: int) -> dict[str, Tensor]:
-        """The memory at the beginning, by name, for a vocabulary of so many annotators."""
+    def tables(self, voices: int) -> Mapping[str, tuple[int, ...]]:
+        """Shapes of the learned numbers that belong to no datum, by name, for so many voices, the one without a name
+        included; a table of voices has a row for each. They begin as normal random numbers, and a reading holds them
+        in ``Reading.tables``."""
         return {}
 
-    def observe(self, evidence: Evidence, m: Tensor) -> dict[str, Tensor]:
-        """What a micro-batch teaches, by name of the memory, [n, ...] with any n; ``m`` is detached."""
+    def on_prompt(self, voices: int) -> Mapping[str, int]:
+        """How many numbers each linear head gives of a prompt, by name, from the last hidden state of the prompt; a
+        reading holds them in ``Reading.of_prompt``."""
+        return {}
+
+    def memory(self, voices: int) -> dict[str, Tensor]:
+        """The memory at the beginning, by name, for so many voices, the one without a name included."""
+        return {}
+
+    def observe(self, evidence: Evidence, reading: Reading, m: Tensor) -> dict[str, Tensor]:
+        """What a micro-batch teaches, by name of the memory, [n, ...] with any n; to be found without gradient. ``m``
+        is the M that targets look at."""
         return {}
 
     def remember(self, memory: Mapping[str, Tensor], observed: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -131,6 +148,18 @@ class Score(Part):
         """The M that targets and memories look at, without gradient; for most scores M itself."""
         with torch.no_grad():
             return self(reading)
+
+    apart: ClassVar[bool] = False
+    """Whether the score differs from voice to voice, so that what each said is priced by its own M."""
+
+    def outputs(self, voices: int) -> int:
+        """How many outputs the reward model has, for so many voices, the one without a name included."""
+        return 1
+
+    def facets(self, reading: Reading) -> Tensor | None:
+        """The rewards of each group, attribute or prototype that the score is made of, [B, K, D]; None where it is
+        one reward alone."""
+        return None
 
     def watched(self, reading: Reading) -> dict[str, Tensor]:
         """Further numbers of each response that are worth a look while training, by name, [B, K]."""
@@ -203,7 +232,23 @@ class Method:
         for part in self.all_parts:
             part.check(self)
 
+    def heard(self, evidence: Evidence, reading: Reading) -> tuple[Evidence, Reading]:
+        """Evidence and reading with a row for each voice where the score differs from voice to voice; else as they are.
+
+        B data become A * B rows, as in ``Evidence.by_voice``. A voice has the share in a datum that its comparisons
+        have, so that the losses of the rows sum to what one M for all would cost.
+        """
+        if not self.score.apart or reading.who is not None:
+            return evidence, reading
+        each, who = evidence.by_voice()
+        rows = len(who) // len(evidence)
+        share = pair_count(each.weight) / pair_count(evidence.weight).clamp_min(1).repeat(rows)
+        each = replace(each, weight=each.weight * share[:, None, None])
+        return each, replace(reading.repeat(rows), who=who, tables={**reading.tables, **evidence.memory})
+
     def __call__(self, evidence: Evidence, reading: Reading) -> Outcome:
+        data = len(evidence)
+        evidence, reading = self.heard(evidence, reading)
         m = self.score(reading)
         p = self.target(evidence, self.score.seen(reading))
         terms: dict[str, Tensor] = {}
@@ -211,6 +256,7 @@ class Method:
             name = type(r).__name__.lower()
             terms[name] = terms.get(name, 0) + c * r(p, evidence, reading)
         losses = self.objective(p, m, evidence) + sum(terms.values())
+        losses = losses.view(-1, data).sum(0)
         said = self.target.said(evidence)
         watched = self.score.watched(reading)
         return Outcome(losses.mean(), losses, p, m, self.score.rewards(reading), said, terms, watched)
@@ -248,7 +294,12 @@ class Method:
 
     @property
     def task(self) -> str:
-        return "reward" if "rewards" in self.needs else "policy"
+        return "reward" if self.needs & {"rewards", "outputs"} else "policy"
+
+    @property
+    def voices(self) -> str | None:
+        """Whose voices the method tells apart by itself: one of ``VOICES``; None where it does not."""
+        return next((kind for kind in VOICES if kind in self.needs), None)
 
     @property
     def equation(self) -> str:
@@ -257,19 +308,35 @@ class Method:
         lines += [f"gradient at theta + {self.ahead[0]:g} grad ({self.ahead[1].equation})"] if self.ahead else []
         return "\n".join(lines)
 
-    def memory(self, people: int = 1) -> dict[str, Tensor]:
+    def tables(self, voices: int = 1) -> dict[str, tuple[int, ...]]:
+        """The shapes of what all parts learn beside the model."""
+        return _by_name((part.tables(voices) for part in self.all_parts), "learn")
+
+    def on_prompt(self, voices: int = 1) -> dict[str, int]:
+        """How many numbers each head on the prompt gives."""
+        return _by_name((part.on_prompt(voices) for part in self.all_parts), "read the prompt")
+
+    def memory(self, voices: int = 1) -> dict[str, Tensor]:
         """What the method remembers, at the beginning. Raises ValueError where two parts use one name."""
-        found = [(name, x) for part in self.all_parts for name, x in part.memory(people).items()]
-        if len(dict(found)) < len(found):
-            raise ValueError(f"two parts of the method remember under one name: {', '.join(name for name, _ in found)}")
-        return dict(found)
+        return _by_name((part.memory(voices) for part in self.all_parts), "remember")
 
     def observe(self, evidence: Evidence, reading: Reading) -> dict[str, Tensor]:
         """What a micro-batch teaches the memory."""
+        evidence, reading = self.heard(evidence, reading)
         seen = self.score.seen(reading)
-        return {name: x for part in self.all_parts for name, x in part.observe(evidence, seen).items()}
+        return {name: x for part in self.all_parts for name, x in part.observe(evidence, reading, seen).items()}
 
     def remember(self, memory: Mapping[str, Tensor], observed: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The memory after a step."""
         found = {name: x for part in self.all_parts for name, x in part.remember(memory, observed).items()}
         return {**memory, **found}
+
+
+Value = TypeVar("Value")
+
+
+def _by_name(parts: Iterable[Mapping[str, Value]], what: str) -> dict[str, Value]:
+    found = [pair for part in parts for pair in part.items()]
+    if len(dict(found)) < len(found):
+        raise ValueError(f"two parts of the method {what} under one name: {', '.join(name for name, _ in found)}")
+    return dict(found)

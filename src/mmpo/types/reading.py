@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -121,6 +121,7 @@ class Reading(Tensors):
         ref_logps: [B, K] log ref(y|x), likewise, without gradient.
         lengths: [B, K] number of response tokens.
         rewards: [B, K] explicit rewards of a reward model.
+        outputs: [B, K, D] all outputs of a reward model that has several.
         statistics: further sums over the scored tokens, each [B, K] without gradient, where they were asked for, and
             the number of these "tokens".
         tokens: the same at each token, where the method asks.
@@ -130,6 +131,10 @@ class Reading(Tensors):
         view: [B, K, H] the same under another draw of dropout.
         anchors: [B, K, H] features that a frozen encoder gives it, without gradient.
         heads: what learned heads say of each response, by name, [B, K, ...].
+        of_prompt: what learned heads say of each prompt, by name, [B, ...].
+        who: [B] int64, number of the voice whose view each row is to give, 0 for anybody's; None where rows are data
+            and not what one voice said of them.
+        tables: learned numbers that belong to no datum, by name: tables of ``Part.tables``, and memories.
     """
 
     mask: Tensor
@@ -137,6 +142,7 @@ class Reading(Tensors):
     ref_logps: Tensor | None = None
     lengths: Tensor | None = None
     rewards: Tensor | None = None
+    outputs: Tensor | None = None
     statistics: dict[str, Tensor] = field(default_factory=dict)
     tokens: PerToken | None = None
     peer_rewards: Tensor | None = None
@@ -145,6 +151,16 @@ class Reading(Tensors):
     view: Tensor | None = None
     anchors: Tensor | None = None
     heads: dict[str, Tensor] = field(default_factory=dict)
+    of_prompt: dict[str, Tensor] = field(default_factory=dict)
+    who: Tensor | None = None
+    tables: dict[str, Tensor] = field(default_factory=dict)
+
+    def repeat(self, n: int) -> Reading:
+        """The same reading ``n`` times, one after the other: B -> n B. The tables stay one, and tokens are left out."""
+        if n == 1:
+            return replace(self, tokens=None)
+        again = replace(self, tokens=None)._map(lambda t: t.repeat(n, *[1] * (t.dim() - 1)))
+        return replace(again, tables=self.tables)
 
     def require(self, name: str) -> Tensor:
         value: Tensor | None = getattr(self, name)

@@ -72,6 +72,7 @@ class Datum:
         pairs: the graded pairs that are compared; ``None`` means all of them.
         judgements: pairwise statements.
         annotator_grades: what each annotator gave, ``{annotator: (grade of response 0, ...)}``.
+        attributes: what it was graded on beside, each with one number a response, ``{attribute: (...)}``.
         weight: multiplies every comparison of the datum.
         split: the split that the source assigns, where it has one.
         source: file and row, for messages.
@@ -88,6 +89,7 @@ class Datum:
     pairs: tuple[tuple[int, int], ...] | None = None
     judgements: tuple[Judgement, ...] = ()
     annotator_grades: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
+    attributes: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
     weight: float = 1.0
     split: str | None = None
     source: str = ""
