@@ -84,8 +84,8 @@ class Part:
 
     def tables(self, voices: int) -> Mapping[str, tuple[int, ...]]:
         """Shapes of the learned numbers that belong to no datum, by name, for so many voices, the one without a name
-        included; a table of voices has a row for each. They begin as normal random numbers, and a reading holds them
-        in ``Reading.tables``."""
+        included; a table of voices has a row for each. They begin as normal random numbers, a number of no shape at 0,
+        and a reading holds them in ``Reading.tables``."""
         return {}
 
     def on_prompt(self, voices: int) -> Mapping[str, int]:
@@ -159,6 +159,10 @@ class Score(Part):
     def facets(self, reading: Reading) -> Tensor | None:
         """The rewards of each group, attribute or prototype that the score is made of, [B, K, D]; None where it is
         one reward alone."""
+        return None
+
+    def weights(self, reading: Reading) -> Tensor | None:
+        """How much each of the ``facets`` counts for each prompt, [B, D]; None where prompts do not weigh them."""
         return None
 
     def watched(self, reading: Reading) -> dict[str, Tensor]:
