@@ -18,10 +18,10 @@ from transformers import LlamaForSequenceClassification
 from conftest import tiny_config
 from mmpo.cli import main
 from mmpo.errors import UserError
-from mmpo.evaluate.preference import SkewSymmetric
 from mmpo.evaluate.scoring import READ_AS, Scorer
 from mmpo.evaluate.suites import SUITES, Made, evaluate_suite
 from mmpo.evaluate.suites.rules import each_subset, pooled, stacked, strict
+from mmpo.scores import SkewSymmetric
 from mmpo.types import About, Datum, Reading
 from tiny import ROWS, plain, saved
 
@@ -53,7 +53,7 @@ def folders(tiny_policy: Any, tiny_reward: Any, tiny_tokenizer: Any, tmp_path_fa
 def embedded(v: Any, mask: Any = None) -> Reading:
     v = torch.as_tensor(v, dtype=torch.float64)[None]
     there = torch.ones(v.shape[:2], dtype=torch.bool) if mask is None else torch.as_tensor(mask)[None]
-    return Reading(mask=there, heads={"preference": v})
+    return Reading(mask=there, outputs=v)
 
 
 def test_the_product_by_hand() -> None:

@@ -21,9 +21,9 @@ from mmpo.batch.collate import READ_TOKENS
 from mmpo.data.pairs import answers
 from mmpo.data.shape import only_answers
 from mmpo.errors import OnBadRow, UserError, nearest
-from mmpo.evaluate.preference import EmbeddingReader, SkewSymmetric
 from mmpo.models import FrozenCopy, PolicyReader, RewardReader, load_policy, load_reward_model, load_tokenizer, packed
 from mmpo.models.load import check_length, load_config, load_preference_model
+from mmpo.models.outputs import OutputsReader
 from mmpo.models.packed import Layout
 from mmpo.models.quantized import Quantized
 from mmpo.run.record import read_record
@@ -34,7 +34,7 @@ READ_AS: dict[str, type[Score]] = {
     "mean_log_ratio": scores.MeanLogRatio,
     "log_prob": scores.LogProb,
     "mean_log_prob": scores.MeanLogProb,
-    "preference": SkewSymmetric,
+    "preference": scores.SkewSymmetric,
 }
 """The ways to read a model other than by its own score. The first four are for policies, "preference" is for sequence
 classifiers whose outputs embed a response."""
@@ -77,6 +77,11 @@ class Scorer:
     score: Score
     limits: Limits
     layout: Layout = "padded"
+
+    @property
+    def compares(self) -> bool:
+        """Whether margins say more than rewards: they may run in a circle."""
+        return isinstance(self.score, scores.SkewSymmetric)
 
     @classmethod
     def load(
@@ -133,11 +138,12 @@ class Scorer:
         return bare._with_policy(name, reference or _base(name, record), dtype, trust_remote_code, quantized)
 
     def _with_classifier(self, name: str, dtype: str, trust_remote_code: bool) -> Scorer:
-        compares = "preference" in self.score.needs
-        load = load_preference_model if compares else load_reward_model
+        load = load_preference_model if self.compares else load_reward_model
         model = load(name, self.tokenizer, dtype, trust_remote_code).to(_device())
-        reader: Reader = EmbeddingReader() if compares else RewardReader()
-        return replace(self, model=model, reader=reader, layout=_layout(model, self.tokenizer))
+        reader: Reader = OutputsReader() if self.compares else RewardReader()
+        of = self.score
+        score = replace(of, dim=model.config.num_labels) if isinstance(of, scores.SkewSymmetric) else of
+        return replace(self, model=model, reader=reader, score=score, layout=_layout(model, self.tokenizer))
 
     def _with_policy(
         self, name: str, base: str | None, dtype: str, trust_remote_code: bool, quantized: Quantized | None
@@ -175,7 +181,7 @@ class Scorer:
         self.model.eval()
         rewards: list[list[float]] = [[]] * len(examples)
         lengths: list[list[float]] = [[]] * len(examples)
-        margins: list[list[list[float]]] | None = [[]] * len(examples) if "preference" in self.score.needs else None
+        margins: list[list[list[float]]] | None = [[]] * len(examples) if self.compares else None
         for chunk in tqdm(collator.chunks(examples, batch_tokens), desc="scoring", unit="batch"):
             reading = self.reader(self.model, collator.batch([examples[n] for n in chunk]).to(device))
             said = self.score.rewards(reading).tolist()
@@ -246,9 +252,9 @@ def _score(name: str, task: str, record: dict[str, Any], read_as: str | None, be
         if read_as not in READ_AS:
             raise UserError(f"read_as: unknown name {read_as!r}. {nearest(read_as, READ_AS)}")
         kind = READ_AS[read_as]
-        if task == "reward" and kind is not SkewSymmetric:
+        if task == "reward" and kind is not scores.SkewSymmetric:
             raise UserError(f"{name} is a reward model and has no {read_as}, which is read from a policy; leave it out")
-        if task == "policy" and kind is SkewSymmetric:
+        if task == "policy" and kind is scores.SkewSymmetric:
             raise UserError(f"{name} is a policy: preference reads a sequence classifier; use another --read-as")
         if stored["name"] != kind.__name__:
             stored = {"name": kind.__name__}

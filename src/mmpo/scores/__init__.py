@@ -5,6 +5,7 @@ from mmpo.scores.errors import BoundedError
 from mmpo.scores.lists import AnchoredMeanLogProb
 from mmpo.scores.peers import PeerReviewed
 from mmpo.scores.sequence import Given, LogOdds, LogProb, LogRatio, MeanLogProb, MeanLogRatio, ScaledReference
+from mmpo.scores.skew import GatedSkew, SkewSymmetric
 from mmpo.scores.tokens import (
     ActivationLogRatio,
     Extrapolated,
@@ -23,6 +24,7 @@ __all__ = [
     "Biased",
     "BoundedError",
     "Extrapolated",
+    "GatedSkew",
     "Given",
     "JointLogRatio",
     "LogOdds",
@@ -34,6 +36,7 @@ __all__ = [
     "PeerReviewed",
     "PerVoice",
     "ScaledReference",
+    "SkewSymmetric",
     "WeightedLogRatio",
     "opening_log_ratio",
 ]
@@ -50,6 +53,8 @@ KINDS: dict[str, type[Score]] = {
         ScaledReference,
         Given,
         PeerReviewed,
+        SkewSymmetric,
+        GatedSkew,
     )
 }
 """The scores by name, so that a saved run can say how its model is to be read."""
