@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +28,9 @@ class PerVoice(Score):
 
     def outputs(self, voices: int) -> int:
         return max(1, voices - 1)
+
+    def named(self, facets: int, voices: Sequence[str]) -> list[str]:
+        return list(voices) or super().named(facets, voices)
 
     def facets(self, reading: Reading) -> Tensor:
         return reading.require("outputs")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -161,8 +161,16 @@ class Score(Part):
         one reward alone."""
         return None
 
+    facet: ClassVar[str] = "head"
+    """What one of the facets is called, such as "group"."""
+
+    def named(self, facets: int, voices: Sequence[str]) -> list[str]:
+        """The names of so many facets, numbered from 1, for a model that knows the voices of these names."""
+        return [f"{self.facet} {n}" for n in range(1, facets + 1)]
+
     def weights(self, reading: Reading) -> Tensor | None:
-        """How much each of the ``facets`` counts for each prompt, [B, D]; None where prompts do not weigh them."""
+        """How much each of the ``facets`` counts for each prompt and voice, [B, D], or [1, D] where that is the same
+        for all; None where neither weighs them."""
         return None
 
     def watched(self, reading: Reading) -> dict[str, Tensor]:
