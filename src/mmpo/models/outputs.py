@@ -21,11 +21,11 @@ STATE = "method_state.safetensors"
 
 
 class Table(nn.Module):
-    """Numbers that belong to no datum, such as a row of weights for each person."""
+    """Numbers that belong to no datum, such as a row of weights for each person. A single one begins at 0."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(shape))
+        self.weight = nn.Parameter(torch.randn(shape) if shape else torch.zeros(()))
 
 
 def fresh_heads(tables: Mapping[str, tuple[int, ...]], on_prompt: Mapping[str, int], hidden: int) -> nn.ModuleDict:

@@ -40,9 +40,14 @@ def person_weights(table: Tensor, who: Tensor | None, temp: float = 1.0) -> Tens
 
 @dataclass(frozen=True)
 class Mixture(Score):
-    """People with tastes of their own, each a convex mixture w of ``prototypes`` that all share, w = softmax(W_v / temp).
+    """People with tastes of their own: each is a convex mixture w = softmax(W_v / temp) of prototypes that all share.
 
-    PAL, arXiv 2406.08469. Attributes: ``prototypes`` K, ``dim`` D of the space they share, ``temp`` of the softmax.
+    PAL, arXiv 2406.08469.
+
+    Attributes:
+        prototypes: K, how many there are.
+        dim: D, dimensions of the space of responses and ideals: outputs of the model.
+        temp: temperature of the softmax; lower is nearer to one prototype for each person.
     """
 
     prototypes: int = 2
@@ -93,10 +98,10 @@ def _same(weights: Tensor, ideals: Tensor) -> tuple[Tensor, Tensor]:
 class IdealPoint(Mixture):
     """The nearer to my ideal the better: s = -||o(x, y) - a||^power, a = w P.
 
-    PAL-A, arXiv 2406.08469, sec. 3: the outputs o [D] of a response and the prototypes P [K, D] are points of one space,
-    and the ideal a of a person lies in the hull of the prototypes. The authors' code takes the distance (power 1), the
-    paper its square (power 2), by which M is linear in the two points: M_ij = ||o_j||^2 - ||o_i||^2 + 2 a (o_i - o_j).
-    The space is that of the model's linear head, where the authors have two layers.
+    PAL-A, arXiv 2406.08469: the outputs o [D] of a response and the prototypes P [K, D] are points of one space, and the
+    ideal a of a person lies in the hull of the prototypes. The authors' code takes the distance (power 1), the paper
+    its square (power 2), by which M is linear in the two points: M_ij = ||o_j||^2 - ||o_i||^2 + 2 a (o_i - o_j). The
+    space is that of the model's linear head, where the authors have two layers.
 
     Limits: one prototype is one reward for all. With D = 1, power 1 and a prototype beyond all outputs M is that of a
     scalar head. Turning and moving outputs and prototypes alike changes nothing. Relations: ``IdealDirection`` has
@@ -132,7 +137,7 @@ class IdealPoint(Mixture):
 class IdealDirection(Mixture):
     """The closer to the direction that I want for this prompt the better: s = c cos(o(x, y), z), z = sum_k w_k g_k(x).
 
-    PAL-B, arXiv 2406.08469, sec. 3: each prototype is a head g_k on the prompt. The factor c is learned; it begins at
+    PAL-B, arXiv 2406.08469: each prototype is a head g_k on the prompt. The factor c is learned; it begins at
     1 / 0.07 and stays below 100, as in CLIP (arXiv 2103.00020). Needs a decoder that is read on packed rows.
 
     Limits: one prototype is one reward for all. Relations: ``IdealPoint`` has the same prototypes for all prompts.
