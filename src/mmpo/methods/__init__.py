@@ -6,7 +6,20 @@ import math
 from typing import Any
 
 from mmpo.errors import UserError, nearest
-from mmpo.methods import attributes, compose, denoised, field, goals, lists, noisy, policy, regularized, reward, tokens
+from mmpo.methods import (
+    attributes,
+    compose,
+    denoised,
+    field,
+    goals,
+    lists,
+    mixed,
+    noisy,
+    policy,
+    regularized,
+    reward,
+    tokens,
+)
 from mmpo.methods.entry import Entry
 from mmpo.types import Method
 
@@ -15,7 +28,7 @@ __all__ = ["CATALOGUE", "Entry", "build", "cite"]
 
 CATALOGUE: dict[str, Entry] = {
     entry.name: entry
-    for family in (policy, reward, attributes, noisy, denoised, lists, goals, tokens, regularized, field)
+    for family in (policy, reward, attributes, people, mixed, noisy, denoised, lists, goals, tokens, regularized, field)
     for entry in family.ENTRIES
 }
 
@@ -38,12 +51,21 @@ def build(name: str, **parameters: Any) -> Method:
             raise UserError(f"method.{key} is {value!r}; a number is needed")
         if not math.isfinite(value) or value < 0:
             raise UserError(f"method.{key} is {value!r}; a finite number, 0 or more, is needed")
+        if isinstance(entry.parameters[key], int):
+            if value < 1 or value != int(value):
+                raise UserError(f"method.{key} is {value!r}; a whole number of at least 1 is needed")
+            parameters[key] = int(value)
     method = compose.composed(entry.build(**parameters), parts)
     for key, value in parameters.items():
-        other = entry.build(**{**parameters, key: value / 2 if value else 0.25})
+        other = entry.build(**{**parameters, key: another(value)})
         if parts and compose.composed(other, parts) == method:
             raise UserError(f"method.{key} belongs to a part that was replaced, so it would do nothing; leave it out")
     return method
+
+
+def another(value: float) -> float:
+    """Another value that a parameter could have; of a whole number another whole number."""
+    return 2 * value if isinstance(value, int) else value / 2 or 0.25
 
 
 def cite(method: Method, name: str | None = None) -> str:

@@ -1,6 +1,7 @@
 """What people say: Evidence (and the detached M) -> P."""
 
 from mmpo.targets.graded import BradleyTerry, Hard
+from mmpo.targets.minnorm import MinNorm
 from mmpo.targets.noise import Flip, SmoothUnsure, Unflip
 from mmpo.targets.posterior import Posterior
 from mmpo.targets.ranked import LambdaRank, MinGap, Neighbours
@@ -13,6 +14,7 @@ __all__ = [
     "Hard",
     "LambdaRank",
     "MinGap",
+    "MinNorm",
     "Neighbours",
     "Posterior",
     "SmallLoss",
