@@ -15,6 +15,7 @@ from mmpo.methods import (
     lists,
     mixed,
     noisy,
+    people,
     policy,
     regularized,
     reward,
@@ -28,7 +29,20 @@ __all__ = ["CATALOGUE", "Entry", "build", "cite"]
 
 CATALOGUE: dict[str, Entry] = {
     entry.name: entry
-    for family in (policy, reward, attributes, people, mixed, noisy, denoised, lists, goals, tokens, regularized, field)
+    for family in (
+        policy,
+        reward,
+        attributes,
+        people,
+        mixed,
+        noisy,
+        denoised,
+        lists,
+        goals,
+        tokens,
+        regularized,
+        field,
+    )
     for entry in family.ENTRIES
 }
 

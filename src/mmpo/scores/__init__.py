@@ -4,6 +4,7 @@ from mmpo.scores.biased import Biased
 from mmpo.scores.errors import BoundedError
 from mmpo.scores.lists import AnchoredMeanLogProb
 from mmpo.scores.peers import PeerReviewed
+from mmpo.scores.people import IdealDirection, IdealPoint
 from mmpo.scores.sequence import Given, LogOdds, LogProb, LogRatio, MeanLogProb, MeanLogRatio, ScaledReference
 from mmpo.scores.skew import GatedSkew, SkewSymmetric
 from mmpo.scores.tokens import (
@@ -26,6 +27,8 @@ __all__ = [
     "Extrapolated",
     "GatedSkew",
     "Given",
+    "IdealDirection",
+    "IdealPoint",
     "JointLogRatio",
     "LogOdds",
     "LogProb",
@@ -53,6 +56,9 @@ KINDS: dict[str, type[Score]] = {
         ScaledReference,
         Given,
         PeerReviewed,
+        PerVoice,
+        IdealPoint,
+        IdealDirection,
         SkewSymmetric,
         GatedSkew,
     )

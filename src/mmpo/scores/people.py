@@ -55,6 +55,7 @@ class Mixture(Score):
     temp: float = 1.0
     apart = True
     needs = frozenset({"outputs", "annotators"})
+    facet = "prototype"
 
     def __post_init__(self) -> None:
         if not self.temp > 0:
@@ -98,10 +99,10 @@ def _same(weights: Tensor, ideals: Tensor) -> tuple[Tensor, Tensor]:
 class IdealPoint(Mixture):
     """The nearer to my ideal the better: s = -||o(x, y) - a||^power, a = w P.
 
-    PAL-A, arXiv 2406.08469: the outputs o [D] of a response and the prototypes P [K, D] are points of one space, and the
-    ideal a of a person lies in the hull of the prototypes. The authors' code takes the distance (power 1), the paper
-    its square (power 2), by which M is linear in the two points: M_ij = ||o_j||^2 - ||o_i||^2 + 2 a (o_i - o_j). The
-    space is that of the model's linear head, where the authors have two layers.
+    PAL-A, arXiv 2406.08469: the outputs o [D] of a response and the prototypes P [K, D] are points of one space, and
+    the ideal a of a person lies in the hull of the prototypes. The authors' code takes the distance (power 1), the
+    paper its square (power 2), by which M is linear in the two points: M_ij = ||o_j||^2 - ||o_i||^2 + 2 a (o_i - o_j).
+    The space is that of the model's linear head, where the authors have two layers.
 
     Limits: one prototype is one reward for all. With D = 1, power 1 and a prototype beyond all outputs M is that of a
     scalar head. Turning and moving outputs and prototypes alike changes nothing. Relations: ``IdealDirection`` has
@@ -119,9 +120,7 @@ class IdealPoint(Mixture):
     def equation(self) -> str:
         power = "" if self.power == 1 else f"^{self.power:g}"
         temp = "" if self.temp == 1 else f" / {self.temp:g}"
-        return (
-            f"M_ij = s_i - s_j, s = -||o(x, y) - w P||{power}, w = softmax(W_v{temp}), {self.prototypes} prototypes P"
-        )
+        return f"M_ij = s_i - s_j, s = -||o(x, y) - w P||{power}, w = softmax(W_v{temp}), {self.prototypes} prototypes P in {self.dim} dimensions"
 
     def tables(self, voices: int) -> dict[str, tuple[int, ...]]:
         return {**super().tables(voices), "prototypes": (self.prototypes, self.dim)}
@@ -146,7 +145,7 @@ class IdealDirection(Mixture):
     @property
     def equation(self) -> str:
         temp = "" if self.temp == 1 else f" / {self.temp:g}"
-        heads = f"{self.prototypes} heads g_k on the prompt"
+        heads = f"{self.prototypes} heads g_k on the prompt, of {self.dim} dimensions"
         return f"M_ij = s_i - s_j, s = c cos(o(x, y), sum_k w_k g_k(x)), w = softmax(W_v{temp}), {heads}"
 
     def tables(self, voices: int) -> dict[str, tuple[int, ...]]:
