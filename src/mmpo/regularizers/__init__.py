@@ -5,6 +5,7 @@ from mmpo.regularizers.features import Difference, FeatureAnchor, InfoNCE
 from mmpo.regularizers.imitation import BestError, Cloning, Imitation, MeanImitation, best
 from mmpo.regularizers.lists import PerRival
 from mmpo.regularizers.roles import Contrasts, DegreeClassification, LogisticRationale, Rationale, RolloutKL
+from mmpo.regularizers.router import RouterEntropy
 from mmpo.regularizers.tokens import (
     ChiSquareImitation,
     ExpectedAdvantage,
@@ -35,6 +36,7 @@ __all__ = [
     "Rationale",
     "ReferenceKL",
     "RolloutKL",
+    "RouterEntropy",
     "Sparsity",
     "TeacherKL",
     "WinnersDown",

@@ -2,6 +2,7 @@
 
 from mmpo.scores.biased import Biased
 from mmpo.scores.errors import BoundedError
+from mmpo.scores.groups import GlobalMixture, Hedged, OfGroup, Routed, RoutedMixture
 from mmpo.scores.lists import AnchoredMeanLogProb
 from mmpo.scores.peers import PeerReviewed
 from mmpo.scores.people import IdealDirection, IdealPoint
@@ -27,6 +28,8 @@ __all__ = [
     "Extrapolated",
     "GatedSkew",
     "Given",
+    "GlobalMixture",
+    "Hedged",
     "IdealDirection",
     "IdealPoint",
     "JointLogRatio",
@@ -36,8 +39,11 @@ __all__ = [
     "MarkedLogRatio",
     "MeanLogProb",
     "MeanLogRatio",
+    "OfGroup",
     "PeerReviewed",
     "PerVoice",
+    "Routed",
+    "RoutedMixture",
     "ScaledReference",
     "SkewSymmetric",
     "WeightedLogRatio",
@@ -61,6 +67,11 @@ KINDS: dict[str, type[Score]] = {
         IdealDirection,
         SkewSymmetric,
         GatedSkew,
+        Routed,
+        RoutedMixture,
+        GlobalMixture,
+        OfGroup,
+        Hedged,
     )
 }
 """The scores by name, so that a saved run can say how its model is to be read."""
