@@ -19,7 +19,8 @@ from mmpo.errors import UserError
 from mmpo.evaluate.calibrate import FILE, Calibration, calibrate, cross_fitted, reading_of, trained_on
 from mmpo.evaluate.columns import columns
 from mmpo.evaluate.fit import Temperature, named
-from mmpo.evaluate.scoring import Scored, Scorer
+from mmpo.evaluate.scored import Scored
+from mmpo.evaluate.scoring import Scorer
 from test_cli import run
 from test_evaluate_metrics import comparisons, drawn
 from test_evaluate_report import graded

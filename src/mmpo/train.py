@@ -23,7 +23,7 @@ from mmpo.evaluate.health.callback import HealthCallback
 from mmpo.evaluate.health.probe import Gold
 from mmpo.evaluate.health.settings import Health
 from mmpo.evaluate.health.stopping import check_metric, patience
-from mmpo.evaluate.scoring import part_record
+from mmpo.evaluate.recorded import part_record
 from mmpo.models.committee import Committee, save_committee
 from mmpo.models.save import save
 from mmpo.models.store import weights_digest
@@ -163,6 +163,8 @@ def fit(
         start = {"from": found.checkpoint, "damaged": found.damaged, **surroundings(args)}
         with writing(folder, setup.model):
             record = open_record(folder, identity, known, start)
+            if setup.vocabulary is not None and "outputs" in setup.method.needs:
+                setup.vocabulary.write(folder)
         for line in told + found.told:
             print(line)
     watch = watch or HealthCallback()
@@ -207,8 +209,6 @@ def _save(trainer: GradedTrainer, setup: Setup, folder: Path) -> None:
         (save_committee if isinstance(trained, Committee) else save)(trained, setup.tokenizer, draft)
         if "outputs" in setup.method.needs:
             trainer.method_state.save(draft)
-            if setup.vocabulary is not None:
-                setup.vocabulary.write(draft)
         for path in draft.iterdir():
             if (folder / path.name).is_dir():
                 shutil.rmtree(folder / path.name)

@@ -23,7 +23,8 @@ from mmpo.errors import OnBadRow, UserError
 from mmpo.evaluate.agreement import brier, nll
 from mmpo.evaluate.comparisons import Comparisons
 from mmpo.evaluate.fit import Fit, from_dict, named
-from mmpo.evaluate.scoring import Scorer, part_record
+from mmpo.evaluate.recorded import part_record
+from mmpo.evaluate.scoring import Scorer
 from mmpo.evaluate.summary import means_of, measure
 from mmpo.files import write_json
 from mmpo.models.store import adapter_digest, weights_digest

@@ -13,7 +13,7 @@ from mmpo.data.pairs import answers, pairs_of
 from mmpo.errors import UserError
 from mmpo.evaluate.agreement import Floats
 from mmpo.evaluate.comparisons import margins
-from mmpo.evaluate.scoring import Scored
+from mmpo.evaluate.scored import Scored
 from mmpo.types import Datum
 
 

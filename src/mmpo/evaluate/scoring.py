@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import nn
 from tqdm.auto import tqdm
 
 from mmpo import scores
-from mmpo.batch import Collator, Example, Limits, encode_all
+from mmpo.batch import Collator, Example, Limits, Vocabulary, encode_all
 from mmpo.batch.collate import READ_TOKENS
-from mmpo.data.pairs import answers
 from mmpo.data.shape import only_answers
 from mmpo.errors import OnBadRow, UserError, nearest
+from mmpo.evaluate.recorded import recorded_part
+from mmpo.evaluate.scored import Scored, Views
 from mmpo.models import FrozenCopy, PolicyReader, RewardReader, load_policy, load_reward_model, load_tokenizer, packed
 from mmpo.models.load import check_length, load_config, load_preference_model
-from mmpo.models.outputs import OutputsReader
+from mmpo.models.outputs import STATE, OutputsReader, stored_state
 from mmpo.models.packed import Layout
 from mmpo.models.quantized import Quantized
 from mmpo.run.record import read_record
-from mmpo.types import Datum, Part, Reader, Score
+from mmpo.types import Datum, Reader, Score
 
 READ_AS: dict[str, type[Score]] = {
     "log_ratio": scores.LogRatio,
@@ -41,33 +40,6 @@ classifiers whose outputs embed a response."""
 
 
 @dataclass(frozen=True)
-class Scored:
-    """What a model says of each datum, and what the limits cut.
-
-    Attributes:
-        data: the data that were read.
-        rewards: [K] each, NaN for responses beside the answers.
-        lengths: [K] each, in tokens.
-        cuts: what the limits cut.
-        margins: [K, K] each, of a model that compares responses without giving each a reward; ``rewards`` then holds
-            the mean margin of each response over those of its prompt.
-        shortened: of each datum, whether the limits cut its prompt or a response; empty where that is not known.
-    """
-
-    data: list[Datum]
-    rewards: list[list[float]]
-    lengths: list[list[float]]
-    cuts: dict[str, Any]
-    margins: list[NDArray[np.float64]] | None = None
-    shortened: Sequence[bool] = ()
-
-    @property
-    def said(self) -> Sequence[Any]:
-        """What comparisons are made of: [K, K] margins where the model has no rewards, else [K] rewards."""
-        return self.rewards if self.margins is None else self.margins
-
-
-@dataclass(frozen=True)
 class Scorer:
     """A model with its tokenizer, reader, score, limits and layout. ``Scorer.load`` finds them in a run's folder."""
 
@@ -77,11 +49,8 @@ class Scorer:
     score: Score
     limits: Limits
     layout: Layout = "padded"
-
-    @property
-    def compares(self) -> bool:
-        """Whether margins say more than rewards: they may run in a circle."""
-        return isinstance(self.score, scores.SkewSymmetric)
+    vocabulary: Vocabulary | None = None
+    """The voices that the model tells apart."""
 
     @classmethod
     def load(
@@ -113,7 +82,8 @@ class Scorer:
         Raises:
             UserError: where the model cannot be read so, with the reason.
         """
-        record = read_record(Path(name).parent if Path(name).name.startswith("checkpoint-") else name)
+        run = Path(name).parent if Path(name).name.startswith("checkpoint-") else Path(name)
+        record = read_record(run)
         if record.get("status") == "started" and not (Path(name) / "config.json").exists():
             raise UserError(
                 f"{name} holds a run that is not finished; train it to its end, or give one of its checkpoints"
@@ -126,24 +96,33 @@ class Scorer:
             recorded.get("max_length", 1024) if max_length is None else max_length,
             recorded.get("max_prompt_length") if max_prompt_length is None else max_prompt_length,
         )
-        bare = cls(None, tokenizer, RewardReader(), score, limits)
+        bare = cls(None, tokenizer, RewardReader(), score, limits, vocabulary=Vocabulary.read(run))
         if task == "reward":
             if reference is not None:
                 raise UserError(f"{name} is a reward model: it has no reference and no beta")
-            return bare._with_classifier(name, dtype, trust_remote_code)
+            return bare._with_classifier(name, dtype, trust_remote_code, read_as is not None)
         if "ref" not in score.needs and reference is not None:
             raise UserError(f"{name} is scored by {type(score).__name__}, which needs no reference; leave it out")
         # The base that the run started from, in as many bits.
         quantized = Quantized.recorded(name) if reference is None else None
         return bare._with_policy(name, reference or _base(name, record), dtype, trust_remote_code, quantized)
 
-    def _with_classifier(self, name: str, dtype: str, trust_remote_code: bool) -> Scorer:
-        load = load_preference_model if self.compares else load_reward_model
-        model = load(name, self.tokenizer, dtype, trust_remote_code).to(_device())
-        reader: Reader = OutputsReader() if self.compares else RewardReader()
-        of = self.score
-        score = replace(of, dim=model.config.num_labels) if isinstance(of, scores.SkewSymmetric) else of
-        return replace(self, model=model, reader=reader, score=score, layout=_layout(model, self.tokenizer))
+    def _with_classifier(self, name: str, dtype: str, trust_remote_code: bool, embeds: bool) -> Scorer:
+        """``embeds``: the labels are read as an embedding, however many there are."""
+        if embeds and isinstance(self.score, scores.SkewSymmetric):
+            model = load_preference_model(name, self.tokenizer, dtype, trust_remote_code)
+            score: Score = replace(self.score, dim=model.config.num_labels)
+        else:
+            outputs, score = self.score.outputs(self.voices), self.score
+            model = load_reward_model(name, self.tokenizer, dtype, trust_remote_code, outputs=outputs)
+        model = model.to(_device())
+        layout = _layout(model, self.tokenizer)
+        reader: Reader = RewardReader()
+        if "outputs" in score.needs:
+            heads, memory = stored_state(Path(name))
+            _check_state(name, {**score.tables(self.voices), **score.on_prompt(self.voices)}, heads)
+            reader = OutputsReader(heads.to(_device()).requires_grad_(False), memory)
+        return replace(self, model=model, reader=reader, score=score, layout=layout)
 
     def _with_policy(
         self, name: str, base: str | None, dtype: str, trust_remote_code: bool, quantized: Quantized | None
@@ -163,6 +142,11 @@ class Scorer:
             layout = "separate"
         return replace(self, model=model, reader=PolicyReader(frozen), layout=layout)
 
+    @property
+    def voices(self) -> int:
+        """How many voices are told apart, the one without a name included."""
+        return 1 if self.vocabulary is None else len(self.vocabulary)
+
     @torch.no_grad()
     def __call__(
         self, data: Sequence[Datum], on_bad_row: OnBadRow = "error", batch_tokens: int = READ_TOKENS
@@ -179,48 +163,18 @@ class Scorer:
         check_length(self.model, self.tokenizer, collator.longest(examples))
         device = next(self.model.parameters()).device
         self.model.eval()
-        rewards: list[list[float]] = [[]] * len(examples)
-        lengths: list[list[float]] = [[]] * len(examples)
-        margins: list[list[list[float]]] | None = [[]] * len(examples) if self.compares else None
+        parts = []
         for chunk in tqdm(collator.chunks(examples, batch_tokens), desc="scoring", unit="batch"):
             reading = self.reader(self.model, collator.batch([examples[n] for n in chunk]).to(device))
-            said = self.score.rewards(reading).tolist()
-            tokens = reading.require("lengths").tolist()
-            for row, n in enumerate(chunk):
-                k = len(examples[n].encoded.responses)
-                rewards[n], lengths[n] = said[row][:k], tokens[row][:k]
-            if margins is not None:
-                for n, m in zip(chunk, self.score(reading).tolist(), strict=True):
-                    k = len(examples[n].encoded.responses)
-                    margins[n] = [line[:k] for line in m[:k]]
+            parts.append((chunk, reading.to("cpu")))
         scored = [whole[id(datum)] for datum, _ in kept]
-        return Scored(
-            scored,
-            [_beside(datum, row, math.nan) for datum, row in zip(scored, rewards, strict=True)],
-            [_beside(datum, row, 0.0) for datum, row in zip(scored, lengths, strict=True)],
-            cuts.as_dict(),
-            None if margins is None else [_margins(datum, m) for datum, m in zip(scored, margins, strict=True)],
-            [bool(encoded.prompt_cut or any(encoded.response_cut)) for _, encoded in kept],
-        )
-
-
-def _margins(datum: Datum, m: Sequence[Sequence[float]]) -> NDArray[np.float64]:
-    """Margins between the answers -> margins between all responses, NaN for those beside the answers."""
-    out = np.full((len(datum.responses), len(datum.responses)), np.nan)
-    out[np.ix_(answers(datum), answers(datum))] = m
-    return out
+        views = Views(self.score, parts, scored, self.vocabulary)
+        shortened = [bool(encoded.prompt_cut or any(encoded.response_cut)) for _, encoded in kept]
+        return Scored(scored, views.rewards(), views.lengths(), cuts.as_dict(), views.margins(), shortened, views)
 
 
 def _device() -> torch.device:
     return torch.accelerator.current_accelerator() or torch.device("cpu")
-
-
-def _beside(datum: Datum, numbers: Sequence[float], nothing: float) -> list[float]:
-    """Numbers of the answers -> numbers of all responses, ``nothing`` for those beside the answers."""
-    out = [nothing] * len(datum.responses)
-    for i, number in zip(answers(datum), numbers, strict=True):
-        out[i] = number
-    return out
 
 
 def _layout(model: Any, tokenizer: Any, most: Layout = "shared") -> Layout:
@@ -236,13 +190,6 @@ def _base(name: str, record: dict[str, Any]) -> str | None:
     base: str | None = record.get("base_model")
     near = Path(name) / (record.get("base_folder") or "")
     return str(near) if record.get("base_folder") and not Path(base or "").is_dir() and near.is_dir() else base
-
-
-def part_record(part: Part) -> dict[str, Any]:
-    """A part of a method as plain data for run.json."""
-    held = {f.name: getattr(part, f.name) for f in fields(part)}  # type: ignore[arg-type]
-    plain = {name: part_record(value) if isinstance(value, Part) else value for name, value in held.items()}
-    return {"name": type(part).__name__, **plain}
 
 
 def _score(name: str, task: str, record: dict[str, Any], read_as: str | None, beta: float | None) -> Score:
@@ -261,14 +208,23 @@ def _score(name: str, task: str, record: dict[str, Any], read_as: str | None, be
     elif task == "reward":
         if beta is not None:
             raise UserError(f"{name} is a reward model: it has no reference and no beta")
-        return scores.Given()
-    kind_name = stored.pop("name")
+        own = recorded_part(stored, scores.KINDS) if stored["name"] in scores.KINDS else scores.Given()
+        # How a single reward was trained is nothing that reading it depends on.
+        return own if "outputs" in own.needs else scores.Given()
     kinds = {**scores.KINDS, **{one.__name__: one for one in READ_AS.values()}}
-    if kind_name not in kinds:
-        raise UserError(f"run.json: unknown score {kind_name!r}; it was written by another version")
-    if beta is not None and any(f.name == "beta" for f in fields(kinds[kind_name])):  # type: ignore[arg-type]
+    if beta is not None and any(f.name == "beta" for f in fields(kinds.get(stored["name"], scores.Given))):  # type: ignore[arg-type]
         stored["beta"] = beta
-    return kinds[kind_name](**stored)
+    return recorded_part(stored, kinds)
+
+
+def _check_state(name: str, wanted: Iterable[str], heads: nn.ModuleDict) -> None:
+    """Raise UserError where what was learned beside a model does not lie beside it."""
+    held = {key for kind in heads.values() for key in kind}  # type: ignore[attr-defined]
+    if missing := sorted(set(wanted) - held):
+        raise UserError(
+            f"model: {name} lacks what was learned beside it ({', '.join(missing)}), which its run left in {STATE}; "
+            "copy that file there"
+        )
 
 
 def _task(name: str, read_as: str | None, trust_remote_code: bool) -> str:

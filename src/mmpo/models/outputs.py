@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,13 @@ def fresh_heads(tables: Mapping[str, tuple[int, ...]], on_prompt: Mapping[str, i
         "on_prompt": nn.ModuleDict({name: nn.Linear(hidden, n) for name, n in on_prompt.items()}),
     }
     return nn.ModuleDict({name: held for name, held in heads.items() if len(held)})
+
+
+def with_labels(model: Any, names: Sequence[str]) -> Any:
+    """The model with a name for each of its outputs, by which others find them: ``config.id2label``."""
+    model.config.id2label = dict(enumerate(names))
+    model.config.label2id = {name: n for n, name in enumerate(names)}
+    return model
 
 
 def stored_state(folder: Path) -> tuple[nn.ModuleDict, dict[str, Tensor]]:

@@ -34,6 +34,7 @@ from mmpo.models.load import (
     without_dropout,
 )
 from mmpo.models.lora import adapted
+from mmpo.models.outputs import with_labels
 from mmpo.models.packed import Layout
 from mmpo.models.quantized import Bits, Quantized, check_can, check_quantize
 from mmpo.models.store import ReferenceStore
@@ -233,6 +234,9 @@ def bring_together(
     model = _model(
         model, tokenizer, method, method.score.outputs(told_apart), dtype, trust_remote_code, quantized, args
     )
+    if "outputs" in method.needs:
+        names = [] if vocabulary is None else list(vocabulary.numbers)
+        with_labels(model, method.score.labels(model.config.num_labels, names))
     if disable_dropout:
         without_dropout(model)
     elif not has_dropout(model):

@@ -32,6 +32,9 @@ class PerVoice(Score):
     def named(self, facets: int, voices: Sequence[str]) -> list[str]:
         return list(voices) or super().named(facets, voices)
 
+    def labels(self, outputs: int, voices: Sequence[str]) -> list[str]:
+        return self.named(outputs, voices)
+
     def facets(self, reading: Reading) -> Tensor:
         return reading.require("outputs")
 

@@ -168,6 +168,10 @@ class Score(Part):
         """The names of so many facets, numbered from 1, for a model that knows the voices of these names."""
         return [f"{self.facet} {n}" for n in range(1, facets + 1)]
 
+    def labels(self, outputs: int, voices: Sequence[str]) -> list[str]:
+        """The names of the model's outputs, by which others find them; ``named``, where they are the facets."""
+        return [f"output {n}" for n in range(1, outputs + 1)]
+
     def weights(self, reading: Reading) -> Tensor | None:
         """How much each of the ``facets`` counts for each prompt and voice, [B, D], or [1, D] where that is the same
         for all; None where neither weighs them."""

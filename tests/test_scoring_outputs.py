@@ -1,0 +1,117 @@
+"""Reward models of several outputs: saved, found again by plain transformers and by ours, and seen by each voice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    LlamaForSequenceClassification,
+    TrainingArguments,
+)
+
+from conftest import tiny_config
+from mmpo import methods, scores
+from mmpo.batch import Limits, Vocabulary
+from mmpo.errors import UserError
+from mmpo.evaluate.recorded import part_record, recorded_part
+from mmpo.evaluate.scoring import Scorer
+from mmpo.train import train
+from mmpo.types import Datum
+from tiny import ROWS, plain, saved
+
+
+def graded(n: int, row: dict[str, Any]) -> Datum:
+    """Graded on two attributes that disagree, and by two people that do."""
+    grades = tuple(map(float, row["scores"]))
+    turned = tuple(10 - grade for grade in grades)
+    people = {"ann": grades, "bob": turned}
+    both = {"depth": grades, "brevity": turned}
+    return Datum(str(n), row["prompt"], tuple(row["responses"]), grades, annotator_grades=people, attributes=both)
+
+
+DATA = [graded(n, row) for n, row in enumerate(ROWS)]
+
+
+def arguments(folder: Path, **more: Any) -> TrainingArguments:
+    told: dict[str, Any] = {"max_steps": 2, "save_strategy": "no", "learning_rate": 1e-2, "report_to": "none"}
+    told |= {"per_device_train_batch_size": 3, "use_cpu": True, "disable_tqdm": True}
+    return TrainingArguments(output_dir=str(folder), **told | more)
+
+
+@pytest.fixture(scope="module")
+def base(tiny_reward: Any, tiny_tokenizer: Any, tmp_path_factory: Any) -> str:
+    return saved(tiny_reward(0).base_model, plain(tiny_tokenizer), tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def run(base: str, tmp_path_factory: Any) -> Path:
+    folder: Path = tmp_path_factory.mktemp("voices") / "run"
+    how = arguments(folder, save_strategy="steps", save_steps=1)
+    train(base, "mmpo_voices", DATA, how, limits=Limits(100))
+    return folder
+
+
+def test_every_score_of_several_outputs_is_found_again_from_its_record() -> None:
+    own = [entry.build() for entry in methods.CATALOGUE.values() if "outputs" in entry.build().needs]
+    assert own
+    for method in own:
+        record = json.loads(json.dumps(part_record(method.score.plain)))
+        assert recorded_part(record, scores.KINDS) == method.score.plain
+
+
+def test_a_saved_model_is_read_by_its_own_score_and_by_plain_transformers(run: Path) -> None:
+    scorer = Scorer.load(str(run))
+    assert isinstance(scorer.score, scores.PerVoice)
+    assert scorer.vocabulary == Vocabulary("attributes", {"brevity": 1, "depth": 2})
+    found = scorer(DATA)
+    assert found.facet_names == ["brevity", "depth"]
+    model = AutoModelForSequenceClassification.from_pretrained(run)
+    tokenizer = AutoTokenizer.from_pretrained(run)
+    assert model.config.id2label == {0: "brevity", 1: "depth"} and model.config.label2id["depth"] == 1
+    text = DATA[0].prompt + DATA[0].responses[1] + tokenizer.eos_token
+    with torch.no_grad():
+        theirs = model(**tokenizer(text, return_tensors="pt")).logits[0]
+    assert found.facets is not None
+    np.testing.assert_allclose(found.facets[0][1], theirs.numpy(), atol=1e-5)
+    np.testing.assert_allclose(found.rewards[0][1], theirs.mean().item(), atol=1e-5)
+
+
+def test_each_voice_has_its_own_view(run: Path) -> None:
+    found = Scorer.load(str(run))(DATA)
+    assert found.facets is not None
+    for place, name in enumerate(found.facet_names):
+        own = found.view(name)
+        for mine, all_of_them in zip(own.rewards, found.facets, strict=True):
+            np.testing.assert_allclose(mine, all_of_them[:, place], atol=1e-12)
+        assert own.data == found.data and own.margins is None
+    with pytest.raises(UserError, match=r"knows no attribute 'deph'. Did you mean 'depth'.*mmpo adapt"):
+        found.view("deph")
+
+
+def test_a_checkpoint_of_the_run_is_read_alike(run: Path) -> None:
+    whole, last = (Scorer.load(str(folder))(DATA) for folder in (run, run / "checkpoint-2"))
+    assert last.facet_names == ["brevity", "depth"]
+    np.testing.assert_allclose(np.concatenate(whole.rewards), np.concatenate(last.rewards), atol=1e-6)
+
+
+def test_several_labels_without_a_record_stay_an_error(tiny_tokenizer: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = LlamaForSequenceClassification(tiny_config(tiny_tokenizer, num_labels=3))
+    folder = saved(model, plain(tiny_tokenizer), tmp_path)
+    with pytest.raises(UserError, match="has 3 labels, and a reward model needs one label"):
+        Scorer.load(folder)
+
+
+def test_a_model_of_one_reward_has_one_view(base: str, tmp_path: Path) -> None:
+    train(base, "mmpo_reward", DATA, arguments(tmp_path / "run"), limits=Limits(100))
+    found = Scorer.load(str(tmp_path / "run"))(DATA)
+    assert found.facets is None and found.facet_names == []
+    with pytest.raises(UserError, match="one view for all"):
+        found.view("ann")
