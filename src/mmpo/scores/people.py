@@ -61,6 +61,11 @@ class Mixture(Score):
         if not self.temp > 0:
             raise UserError(f"temp is {self.temp:g}; weights need a temperature above 0")
 
+    @property
+    def mixing(self) -> str:
+        """The weights, as a part of the equation."""
+        return f"w = softmax(W_v{'' if self.temp == 1 else f' / {self.temp:g}'})"
+
     def outputs(self, voices: int) -> int:
         return self.dim
 
@@ -80,19 +85,13 @@ class Mixture(Score):
         raise NotImplementedError
 
     def rewards(self, reading: Reading) -> Tensor:
-        ideal = torch.einsum("bk,bkd->bd", *_same(self.weights(reading), self.ideals(reading)))
+        ideal = (self.weights(reading)[..., None] * self.ideals(reading)).sum(1)
         return self.near(reading.require("outputs"), ideal, reading)
 
     def facets(self, reading: Reading) -> Tensor:
         """The reward for somebody who is one prototype alone, [B, K, prototypes]."""
         outputs, ideals = reading.require("outputs"), self.ideals(reading)
         return torch.stack([self.near(outputs, ideal, reading) for ideal in ideals.unbind(1)], -1)
-
-
-def _same(weights: Tensor, ideals: Tensor) -> tuple[Tensor, Tensor]:
-    """Both with as many rows."""
-    rows = max(len(weights), len(ideals))
-    return weights.expand(rows, -1), ideals.expand(rows, -1, -1)
 
 
 @dataclass(frozen=True)
@@ -119,8 +118,8 @@ class IdealPoint(Mixture):
     @property
     def equation(self) -> str:
         power = "" if self.power == 1 else f"^{self.power:g}"
-        temp = "" if self.temp == 1 else f" / {self.temp:g}"
-        return f"M_ij = s_i - s_j, s = -||o(x, y) - w P||{power}, w = softmax(W_v{temp}), {self.prototypes} prototypes P in {self.dim} dimensions"
+        points = f"{self.prototypes} prototypes P in {self.dim} dimensions"
+        return f"M_ij = s_i - s_j, s = -||o(x, y) - w P||{power}, {self.mixing}, {points}"
 
     def tables(self, voices: int) -> dict[str, tuple[int, ...]]:
         return {**super().tables(voices), "prototypes": (self.prototypes, self.dim)}
@@ -144,9 +143,8 @@ class IdealDirection(Mixture):
 
     @property
     def equation(self) -> str:
-        temp = "" if self.temp == 1 else f" / {self.temp:g}"
         heads = f"{self.prototypes} heads g_k on the prompt, of {self.dim} dimensions"
-        return f"M_ij = s_i - s_j, s = c cos(o(x, y), sum_k w_k g_k(x)), w = softmax(W_v{temp}), {heads}"
+        return f"M_ij = s_i - s_j, s = c cos(o(x, y), sum_k w_k g_k(x)), {self.mixing}, {heads}"
 
     def tables(self, voices: int) -> dict[str, tuple[int, ...]]:
         return {**super().tables(voices), "log_scale": ()}
