@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +12,8 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from mmpo.matrix import compared
-from mmpo.types import Evidence, PerToken, Reading
+from mmpo.methods import CATALOGUE
+from mmpo.types import Evidence, Method, PerToken, Reading
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,12 @@ class Pair:
     def h_mean(self) -> Tensor:
         return (self.logp_w - self.ref_w) / self.len_w - (self.logp_l - self.ref_l) / self.len_l
 
-    def grid(self, winner: int) -> tuple[Evidence, Reading]:
-        """The same as B data of K = 2 with the winner in place ``winner``."""
+    def grid(self, winner: int, method: Method | None = None) -> tuple[Evidence, Reading]:
+        """The same as B data of K = 2 with the winner in place ``winner``, and with what the method asks for besides.
+
+        Of several outputs, d = 0, 1 ..., the winner has r_w + d / 4 and the loser r_l - d / 4. Heads on the prompt give
+        numbers spread evenly from -0.5 to 0.5, tables hold numbers spread evenly from -1 to 1, and nobody is named.
+        """
 
         def side(w: Tensor, loser: Tensor) -> Tensor:
             return torch.stack((w, loser) if winner == 0 else (loser, w), dim=-1)
@@ -58,7 +64,17 @@ class Pair:
             errors=side(torch.full_like(self.r_w, 0.1), torch.full_like(self.r_w, 0.2)),
             **self.hidden(side),
         )
-        return evidence, replace(reading, tokens=self.tokens(winner))
+        reading = replace(reading, tokens=self.tokens(winner))
+        if method is None:
+            return evidence, reading
+        more = torch.arange(method.score.outputs(1)) / 4
+        outputs = side(self.r_w[:, None] + more, self.r_l[:, None] - more).movedim(-1, 1)
+        return replace(evidence, memory=method.memory(1)), replace(
+            reading,
+            outputs=outputs,
+            of_prompt={n: spread(0.5, size).expand(len(self.gap), size) for n, size in method.on_prompt(1).items()},
+            tables={n: spread(1.0, *shape) for n, shape in method.tables(1).items()},
+        )
 
     def hidden(self, side: Callable[[Tensor, Tensor], Tensor]) -> dict[str, Any]:
         """Features of two dimensions: (r, 1), under another dropout (r, 1.5), by the frozen encoder (1, 0.5); a head of
@@ -104,6 +120,19 @@ class Pair:
             probed={name: column(name) for name in ("kl", "teacher_kl", "advantage", "extrapolated")},
             weights={"reward": column("reward"), "kl": column("kl weight")},
         )
+
+
+def spread(most: float, *shape: int) -> Tensor:
+    """Numbers from -most to most, evenly spread."""
+    return torch.linspace(-most, most, math.prod(shape), dtype=torch.float64).view(shape)
+
+
+def other_parameters(name: str) -> dict[str, Any]:
+    """Values that the parameters of a method of the catalogue do not have by default; whole where they must be."""
+    given = CATALOGUE[name].parameters
+    return {
+        key: 2 * value if isinstance(value, int) else 0.37 * (1 + i) for i, (key, value) in enumerate(given.items())
+    }
 
 
 def pair(*values: float) -> Pair:

@@ -21,7 +21,7 @@ from mmpo.objectives import Logistic
 from mmpo.scores import LogRatio, MeanLogProb
 from mmpo.targets import BradleyTerry, Flip, Hard
 from mmpo.types import Method, Reading
-from pairs import KNOWN
+from pairs import KNOWN, other_parameters
 
 every_name = pytest.mark.parametrize("name", CATALOGUE)
 
@@ -30,6 +30,7 @@ FIELDS = {
     "ref": "ref_logps",
     "lengths": "lengths",
     "rewards": "rewards",
+    "outputs": "outputs",
     "tokens": "tokens",
     "peer": "peer_rewards",
     "errors": "errors",
@@ -59,13 +60,13 @@ def test_a_row_says_what_it_is(name):
     entry = CATALOGUE[name]
     assert entry.name == name
     assert entry.about and entry.title in entry.citation()
-    assert all(isinstance(value, float) for value in entry.parameters.values())
+    assert all(isinstance(value, float) or (type(value) is int and value > 0) for value in entry.parameters.values())
     json.dumps(entry.parameters)
 
 
 @every_name
 def test_the_equation_holds_every_number(name):
-    parameters = {key: 0.37 * (1 + i) for i, key in enumerate(CATALOGUE[name].parameters)}
+    parameters = other_parameters(name)
     method = build(name, **parameters)
     assert len(method.equation.splitlines()) == 3 + len(method.regularizers) + (method.ahead is not None)
     assert method.equation != build(name).equation or not parameters
@@ -75,16 +76,16 @@ def test_the_equation_holds_every_number(name):
 def test_needs_are_the_union_of_the_parts(name):
     method = build(name)
     assert method.needs == frozenset().union(*(part.needs for part in method.all_parts))
-    assert method.task == ("reward" if "rewards" in method.needs else "policy")
+    assert method.task == ("reward" if {"rewards", "outputs"} & method.needs else "policy")
 
 
 @every_name
 def test_needs_are_enough(name):
     """A reading with no more than the method asks for is enough, and one without any of it is not."""
     method = build(name)
-    evidence, reading = KNOWN.grid(0)
-    evidence = replace(evidence, memory=method.memory(1))
+    evidence, reading = KNOWN.grid(0, method)
     given = {field: getattr(reading, field) for need, field in FIELDS.items() if need in method.needs}
+    given |= {field: getattr(reading, field) for field in ("of_prompt", "tables")}
     torch.testing.assert_close(method(evidence, Reading(reading.mask, **given)).loss, method(evidence, reading).loss)
     for need in FIELDS.keys() & method.needs:
         with pytest.raises(ValueError, match=need):

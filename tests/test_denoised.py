@@ -221,7 +221,7 @@ def remembering(target: SmallLoss, margins: list[float]) -> dict[str, Tensor]:
     target = replace(target, window=len(margins))
     evidence, reading = labelled(margins)
     m = Given().seen(reading)
-    return target.remember(target.memory(1), target.observe(evidence, m))
+    return target.remember(target.memory(1), target.observe(evidence, Reading(evidence.mask), m))
 
 
 def kept(noise_rate: float, margins: list[float], memory: dict[str, Tensor] | None = None) -> list[int]:
@@ -256,10 +256,10 @@ def test_a_wrong_looking_label_counts_by_its_own_direction_and_a_tie_as_0():
     target = SmallLoss(Hard(), 0.5)
     evidence, reading = labelled([2.0, -3.0])
     turned = replace(evidence, quality=evidence.quality.flip(-1))
-    assert target.observe(evidence, Given().seen(reading))["reviewed"].tolist() == [2.0, -3.0]
-    assert target.observe(turned, Given().seen(reading))["reviewed"].tolist() == [-2.0, 3.0]
+    assert target.observe(evidence, reading, Given().seen(reading))["reviewed"].tolist() == [2.0, -3.0]
+    assert target.observe(turned, reading, Given().seen(reading))["reviewed"].tolist() == [-2.0, 3.0]
     tied = replace(evidence, quality=0 * evidence.quality)
-    assert target.observe(tied, Given().seen(reading))["reviewed"].tolist() == [0.0, 0.0]
+    assert target.observe(tied, reading, Given().seen(reading))["reviewed"].tolist() == [0.0, 0.0]
 
 
 def test_the_window_keeps_the_latest():

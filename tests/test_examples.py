@@ -127,7 +127,7 @@ def held(examples: list[Example], size: int = 3) -> StoredExamples:
 @settings(max_examples=60)
 @given(st.lists(said(), min_size=1, max_size=5), st.booleans())
 def test_columns_give_back_what_they_took(drawn: list[tuple[Datum, Encoded]], named: bool) -> None:
-    people = {"ann": 1, "bob": 2} if named else None
+    people = Vocabulary("annotators", {"ann": 1, "bob": 2}) if named else None
     examples = [Example.of(datum, encoded, people) for datum, encoded in drawn]
     kept = held(examples)
     assert len(kept) == len(examples)

@@ -141,7 +141,7 @@ def test_what_is_known_is_not_read_again(tmp_path: Path, monkeypatch: pytest.Mon
     again = gather([path], Shape(rescale="minmax"), 3, "drop", cache=cache)
     assert again.record == first.record and again.account[:-1] == first.account[:-1]
     assert again.scale == first.scale and again.fingerprint == first.fingerprint and len(again.data) == len(first.data)
-    assert isinstance(again.data, StoredData) and again.data.voices == ["ann", "bob"]
+    assert isinstance(again.data, StoredData) and again.data.voices["annotators"] == ["ann", "bob"]
     assert "prepared data: known in" in again.account[-1]
 
 

@@ -43,6 +43,13 @@ METHODS |= {
     "rpo per token": replace(build("mmpo"), regularizers=((0.2, MeanImitation()),)),
 }
 
+MATCHING = [
+    name
+    for name, m in METHODS.items()
+    # What single voices match is tested by the values worked by hand.
+    if m.target == BradleyTerry(2.2) and m.objective == Logistic() and "outputs" not in m.needs
+]
+
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
 every_target = pytest.mark.parametrize("target", TARGETS, ids=repr)
 every_k = pytest.mark.parametrize("k", (2, 3, 5))
@@ -241,7 +248,7 @@ def test_the_logistic_price_is_proper(target, k, make_evidence):
 
 @every_k
 @pytest.mark.parametrize(
-    "name", [n for n, m in METHODS.items() if m.target == BradleyTerry(2.2) and m.objective == Logistic()]
+    "name", MATCHING
 )
 def test_margin_matching_ends_where_the_margin_is_matched(name, k, make_evidence, make_reading):
     """The gradient is zero at M = gamma (q_i - q_j), and nowhere near it."""

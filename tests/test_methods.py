@@ -15,7 +15,7 @@ import torch
 from mmpo.methods import CATALOGUE, build
 from mmpo.regularizers import Imitation, MeanImitation
 from mmpo.types import Evidence, Method, Reading
-from pairs import KNOWN, Pair, pair
+from pairs import KNOWN, Pair, other_parameters, pair
 from worked import PAIRWISE, WORKED
 
 every_name = pytest.mark.parametrize("name", CATALOGUE)
@@ -33,22 +33,23 @@ def test_k_2_is_the_pairwise_formula(name, winner, seed):
     normal = torch.randn(7, 16, generator=rng, dtype=torch.float64)
     lengths = torch.randint(1, 30, (2, 16), generator=rng).double()
     pairs = Pair(*(3 * normal[:4] - 20), *lengths, *normal[4:6], normal[6].abs() + 0.01)
-    parameters = CATALOGUE[name].parameters
+    parameters, method = CATALOGUE[name].parameters, build(name)
     torch.testing.assert_close(
-        build(name)(*pairs.grid(winner)).losses, PAIRWISE[name](pairs, **parameters), msg=lambda m: f"{name}: {m}"
+        method(*pairs.grid(winner, method)).losses, PAIRWISE[name](pairs, **parameters), msg=lambda m: f"{name}: {m}"
     )
 
 
 @every_name
 def test_k_2_is_the_pairwise_formula_with_other_hyperparameters(name):
-    parameters = {key: 0.37 * (1 + i) for i, key in enumerate(CATALOGUE[name].parameters)}
-    expected = PAIRWISE[name](KNOWN, **parameters)
-    torch.testing.assert_close(build(name, **parameters)(*KNOWN.grid(0)).losses, expected)
+    parameters = other_parameters(name)
+    method, expected = build(name, **parameters), PAIRWISE[name](KNOWN, **parameters)
+    torch.testing.assert_close(method(*KNOWN.grid(0, method)).losses, expected)
 
 
 @every_name
 def test_the_value_worked_by_hand(name):
-    assert build(name)(*KNOWN.grid(0)).loss.item() == pytest.approx(WORKED[name], abs=5e-7)
+    method = build(name)
+    assert method(*KNOWN.grid(0, method)).loss.item() == pytest.approx(WORKED[name], abs=5e-7)
 
 
 def test_slic_where_the_loser_is_likelier():

@@ -142,10 +142,12 @@ def test_reliability_follows_the_labels_of_a_step():
     target = Posterior(Hard(), momentum=0.25)
     evidence, m = labelled(torch.tensor([1, 1, 0]), torch.tensor([1, 1, 2])), margins(-2, 2, 2)
     evidence = replace(evidence, memory=target.memory(4))
-    new = target.remember(evidence.memory, target.observe(evidence, m))["reliability"]
+    new = target.remember(evidence.memory, target.observe(evidence, Reading(evidence.mask), m))["reliability"]
     right = [0.9, 0.9 + 0.25 * ((0.549146 + 0.985186) / 2 - 0.9), 0.9 + 0.25 * (0.549146 - 0.9), 0.9]
     assert new.tolist() == pytest.approx(right, abs=1e-6)
-    last = replace(target, momentum=1.0).remember(evidence.memory, target.observe(evidence, m))["reliability"]
+    last = replace(target, momentum=1.0).remember(evidence.memory, target.observe(evidence, Reading(evidence.mask), m))[
+        "reliability"
+    ]
     assert last.tolist() == pytest.approx([0.9, 0.767166, 0.549146, 0.9], abs=1e-6)
 
 
@@ -169,7 +171,7 @@ def test_micro_batches_teach_what_the_batch_does():
 def test_without_names_there_is_one_person():
     target = Posterior(Hard(), momentum=1.0)
     evidence, m = labelled(torch.tensor([1, 0])), margins(2, 2)
-    memory = target.remember(target.memory(1), target.observe(evidence, m))
+    memory = target.remember(target.memory(1), target.observe(evidence, Reading(evidence.mask), m))
     assert memory["reliability"].tolist() == pytest.approx([(0.985186 + 0.549146) / 2], abs=1e-6)
     believed = target(replace(evidence, memory=memory), m)
     assert of_first(believed)[0] == pytest.approx(1 / (1 + math.exp(-2) * 0.232834 / 0.767166), abs=1e-6)
@@ -187,7 +189,7 @@ def test_a_calibrated_model_finds_the_reliability(truth):
     memory = target.memory(1)
     for _ in range(60):
         evidence = replace(evidence, memory=memory)
-        memory = target.remember(memory, target.observe(evidence, big))
+        memory = target.remember(memory, target.observe(evidence, Reading(evidence.mask), big))
     # The standard error of the estimate is about 0.005.
     assert memory["reliability"].item() == pytest.approx(truth, abs=0.015)
 
@@ -208,7 +210,7 @@ def test_expectation_and_maximisation_never_lose_likelihood():
         found.append((eta * p + (1 - eta) * (1 - p)).log().sum().item())
         evidence = replace(evidence, memory=memory)
         soft = target(evidence, m)[:, 0, 1]
-        memory = target.remember(memory, target.observe(evidence, m))
+        memory = target.remember(memory, target.observe(evidence, Reading(evidence.mask), m))
         for _ in range(20):  # Newton's method
             z = x @ theta
             curvature = x.mT @ (x * (z.sigmoid() * z.sigmoid().neg().add(1))[:, None])
@@ -316,7 +318,7 @@ def test_the_threshold_is_a_quantile_of_the_last_labels():
         assert target.threshold(memory) == 0
         part = replace(evidence, quality=evidence.quality[rows], mask=evidence.mask[rows], stated=evidence.stated[rows])
         part = replace(part, votes=evidence.votes[rows], weight=evidence.weight[rows])
-        memory = target.remember(memory, target.observe(part, m[rows]))
+        memory = target.remember(memory, target.observe(part, Reading(part.mask), m[rows]))
     assert target.threshold(memory) == 5.5
     assert target.unsure(replace(evidence, memory=memory), m)[:, 0, 1].sum() == 6
     memory = target.remember(memory, {"margins": torch.full((30,), 100.0)})

@@ -30,7 +30,7 @@ from mmpo.cli.train import recipe_and_flags
 from mmpo.data import Source, load, piecewise, to_row
 from mmpo.errors import UserError
 from mmpo.evaluate.health.settings import Health
-from mmpo.methods import CATALOGUE, build
+from mmpo.methods import CATALOGUE, another, build
 from mmpo.models import packed
 from mmpo.models.load import mixed_precision
 from mmpo.models.lora import IDLE_LORA, adapted
@@ -40,8 +40,8 @@ from mmpo.recipe.partners import PARTNERS, TRACKERS, check_python
 from mmpo.run.setup import from_recipe
 from mmpo.train import train, train_recipe
 from mmpo.types import Evidence, Method, Reading
-from records import graded, said, voted, with_people
-from tiny import RICH, ROWS, plain, rows_file, saved
+from records import equipped, graded, said, voted, with_people
+from tiny import RICH, ROWS, VOICED, plain, rows_file, saved
 
 # ---------------------------------------------------------------------------------------------- a run, and what is seen
 
@@ -123,6 +123,7 @@ def base(tmp_path_factory: Any, tiny_policy: Any, tiny_reward: Any, tiny_tokeniz
         "less": rows_file(folder, ROWS[:4], "less.jsonl"),
         "bad": rows_file(folder, [*ROWS, {"prompt": "no responses"}], "bad.jsonl"),
         "rollouts": rows_file(folder, [to_row(datum) for datum in RICH], "rollouts.jsonl"),
+        "voiced": rows_file(folder, [to_row(datum) for datum in VOICED], "voiced.jsonl"),
         "liked": rows_file(folder, [{**row, "rating": 3} for row in ROWS], "liked.jsonl"),
         "votes": rows_file(folder, votes, "votes.jsonl"),
         "cache": str(folder / "cache"),
@@ -325,6 +326,12 @@ SHOWN: dict[str, Shown] = {
     "layout": Shown("padded", shapes),
     "micro_batch_tokens": Shown(40, shapes),
     "statistics": Shown(["entropy"], logged, POLICY),
+    "voices": Shown(
+        "subsets",
+        weights,
+        {"model": "@policy", "method": "lcpo", "data": {"path": "@voiced", "ignore": ["attributes"]}},
+    ),
+    "head_learning_rate": Shown(0.1, weights, {"model": "@policy", "method": "spo", "data": "@rollouts"}),
     "lora": Shown({"r": 2}, files),
     "shape": Shown({"spread": 2}, shapes),
     "health": Shown(
@@ -815,9 +822,9 @@ SOURCES = (lambda make: said(make, 3), lambda make: graded(make, 4, 3), lambda m
 def told(method: Method, evidence: Evidence, reading: Reading) -> list[float]:
     """Losses and gradients of two steps, between which the method remembers."""
     leaf = reading.require("rewards" if method.task == "reward" else "logps")
-    memory, out = method.memory(4), []
+    reading, memory, out = equipped(method, reading), method.memory(4), []
     for _ in range(2):
-        seen = replace(with_people(evidence) if "annotators" in method.needs else evidence, memory=memory)
+        seen = replace(with_people(evidence) if method.voices else evidence, memory=memory)
         outcome = method(seen, reading)
         (slope,) = torch.autograd.grad(outcome.loss, leaf, allow_unused=True, retain_graph=True)
         out += outcome.losses.tolist() + ([] if slope is None else slope.flatten().tolist())
@@ -828,7 +835,7 @@ def told(method: Method, evidence: Evidence, reading: Reading) -> list[float]:
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_a_parameter_of_a_method_changes_its_loss(name: str, make_evidence: Any, make_reading: Any) -> None:
     for key, value in CATALOGUE[name].parameters.items():
-        other = build(name, **{key: value / 2 if value else 0.25})
+        other = build(name, **{key: another(value)})
         found = [
             told(other, source(make_evidence), make_reading(4, 3))
             != told(build(name), source(make_evidence), make_reading(4, 3))

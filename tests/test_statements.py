@@ -115,7 +115,7 @@ def test_data_are_stacked_with_padding_that_says_nothing() -> None:
 
 
 def test_batches_are_stacked_as_their_data_are() -> None:
-    numbers = {"ann": 1, "bob": 2}
+    numbers = Vocabulary("annotators", {"ann": 1, "bob": 2})
     data = [PLAIN, SPECIAL, voted(("ann", 1.0), ("bob", 0.0)), Datum("n", "x", ("a", "b", "c"))]
     batches = stack([evidence(data[:1], numbers), evidence(data[1:3], numbers), evidence(data[3:], numbers)])
     same(batches, evidence(data, numbers))
@@ -176,14 +176,14 @@ def test_a_name_out_of_the_vocabulary_has_no_number_and_is_still_somebody() -> N
 def test_nobody_said_anything() -> None:
     p = people(Datum("d", "x", ("a", "b")))
     assert p.who.tolist() == [[-1]] and not p.weight.any()
-    each, number = evidence([Datum("d", "x", ("a", "b")), PLAIN], {"ann": 1}).by_voice()
+    each, number = evidence([Datum("d", "x", ("a", "b")), PLAIN], Vocabulary("annotators", {"ann": 1})).by_voice()
     assert number.tolist() == [0, 1] and each.compared.any((1, 2)).tolist() == [False, True]
 
 
 def test_one_person_alone_says_what_the_evidence_says() -> None:
     for d in (voted(("ann", 0.7), weight=2.0), replace(voted((None, 0.7)), grades=(1.0, 3.0)),
               Datum("d", "x", ("a", "b"), grades=(1.0, 2.0), annotator_grades={"ann": (1.0, 2.0)})):  # fmt: skip
-        e = evidence([d], {"ann": 1})
+        e = evidence([d], Vocabulary("annotators", {"ann": 1}))
         each, _ = e.by_voice()
         same(each, replace(e, voices=None))
 
@@ -228,7 +228,7 @@ def data(draw: Any) -> Datum:
 @settings(max_examples=150, deadline=None)
 @given(st.lists(data(), min_size=1, max_size=3))
 def test_people_together_say_what_the_evidence_says(rows: list[Datum]) -> None:
-    e = evidence(rows, {"ann": 1, "bob": 2, "cy": 3})
+    e = evidence(rows, Vocabulary("annotators", {"ann": 1, "bob": 2, "cy": 3}))
     assert e.voices is not None
     torch.testing.assert_close(e.voices.weight.sum(1), e.weight)
     torch.testing.assert_close(e.voices.votes.sum(1), e.votes)

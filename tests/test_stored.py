@@ -79,7 +79,7 @@ def stored(folder: Path, sizes: tuple[int, ...], **told: Any) -> tuple[StoredDat
     rest = iter(data)
     for n, size in enumerate(sizes):
         write_piece(part(folder, n), {"datum": blobs([encode(next(rest)) for _ in range(size)])})
-    finish(folder, {"pieces": list(sizes), "ordered": False, "digest": "d", "people": ["ann"], **told})
+    finish(folder, {"pieces": list(sizes), "ordered": False, "digest": "d", "voices": {"annotators": ["ann"]}, **told})
     return StoredData.open(folder), data
 
 
@@ -88,7 +88,7 @@ def test_data_on_disk_are_a_sequence(tmp_path: Path) -> None:
     assert len(found) == 5 and list(found) == data and found[-1] == data[-1]
     assert found[1:4] == data[1:4] and found[::-2] == data[::-2] and data[3] in found
     assert list(pickle.loads(pickle.dumps(found))) == data
-    assert found.digest == "d" and found.voices == ["ann"]
+    assert found.digest == "d" and found.voices == {"annotators": ["ann"]}
     for beyond in (5, -6):
         with pytest.raises(IndexError):
             found[beyond]

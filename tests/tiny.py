@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,18 @@ def own_prompts(n: int) -> Datum:
 
 
 RICH: list[Datum] = [rich(n, row) for n, row in enumerate(ROWS[:4])] + [own_prompts(n) for n in range(2)]
+
+
+VOICED: list[Datum] = [
+    replace(
+        datum,
+        attributes={"kind": tuple(float(n % 3) for n in range(k)), "brief": tuple(-float(n % 2) for n in range(k))},
+        subset=("chat", "facts")[number % 2],
+    )
+    for number, datum in enumerate(RICH)
+    for k in [len(datum.responses)]
+]
+"""The same, graded on two attributes and from two subsets."""
 
 
 def rows_file(folder: Path, rows: Iterable[Mapping[str, Any]] = ROWS, name: str = "rows.jsonl") -> str:

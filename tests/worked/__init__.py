@@ -3,24 +3,30 @@
 ``PAIRWISE`` holds the formula for one pair, ``WORKED`` the value on ``pairs.KNOWN`` under the default parameters.
 """
 
-from worked import denoised, field, goals, lists, noisy, policy, regularized, tokens
+from worked import attributes, denoised, field, goals, lists, mixed, noisy, people, policy, regularized, tokens
 
 PAIRWISE = {
+    **attributes.PAIRWISE,
     **policy.PAIRWISE,
     **noisy.PAIRWISE,
+    **people.PAIRWISE,
     **denoised.PAIRWISE,
     **lists.PAIRWISE,
     **goals.PAIRWISE,
+    **mixed.PAIRWISE,
     **tokens.PAIRWISE,
     **regularized.PAIRWISE,
     **field.PAIRWISE,
 }
 WORKED = {
+    **attributes.WORKED,
     **policy.WORKED,
     **noisy.WORKED,
+    **people.WORKED,
     **denoised.WORKED,
     **lists.WORKED,
     **goals.WORKED,
+    **mixed.WORKED,
     **tokens.WORKED,
     **regularized.WORKED,
     **field.WORKED,

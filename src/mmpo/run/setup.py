@@ -16,7 +16,7 @@ from transformers import TrainerCallback, TrainingArguments, set_seed
 from mmpo import methods
 from mmpo.batch import Collator, Limits, StoredExamples, Vocabulary, collate, prepare
 from mmpo.batch.stored import Held
-from mmpo.data import fit_gamma
+from mmpo.data import by_source, fit_gamma
 from mmpo.errors import OnBadRow, UserError
 from mmpo.models import Reference, cache_reference, packed
 from mmpo.models.committee import Committee, second_opinion
@@ -124,8 +124,9 @@ def from_recipe(recipe: Recipe) -> Setup:
     if recipe.quantize is not None:
         # Before the data are read, which may take long.
         check_can(recipe.arguments().device.type)
-    given = ready(recipe.data)
-    held_out = ready(recipe.eval_data, like=given)
+    sources = by_source if voices_of(recipe.parts, recipe.voices) == "subsets" else list
+    given = ready(sources(recipe.data))
+    held_out = ready(sources(recipe.eval_data), like=given)
     method, gamma = built(recipe.method, given.data)
     setup = bring_together(
         recipe.model,
@@ -300,6 +301,8 @@ def bring_together(
         layout=batching["layout"],
         trust_remote_code=trust_remote_code,
     )
+    if head_learning_rate is not None and not getattr(reader, "heads", ()):
+        raise UserError("head_learning_rate is of what is learned beside the model, and here is nothing; leave it out")
     record = {
         "task": method.task,
         "base_model": name,

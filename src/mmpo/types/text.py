@@ -72,7 +72,6 @@ class Datum:
         pairs: the graded pairs that are compared; ``None`` means all of them.
         judgements: pairwise statements.
         annotator_grades: what each annotator gave, ``{annotator: (grade of response 0, ...)}``.
-        attributes: what it was graded on beside, each with one number a response, ``{attribute: (...)}``.
         weight: multiplies every comparison of the datum.
         split: the split that the source assigns, where it has one.
         source: file and row, for messages.
@@ -80,6 +79,7 @@ class Datum:
         about: what each response has of its own; empty where none has anything.
         contrasts: statements about combinations of rewards, one coefficient a response.
         subset: the part of its benchmark or data set, by which an evaluation also counts; ``None`` for none.
+        attributes: what it was graded on beside, each with one number a response, ``{attribute: (...)}``.
     """
 
     id: str
@@ -89,7 +89,6 @@ class Datum:
     pairs: tuple[tuple[int, int], ...] | None = None
     judgements: tuple[Judgement, ...] = ()
     annotator_grades: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
-    attributes: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
     weight: float = 1.0
     split: str | None = None
     source: str = ""
@@ -97,3 +96,4 @@ class Datum:
     about: tuple[About, ...] = ()
     contrasts: tuple[Contrast, ...] = ()
     subset: str | None = None
+    attributes: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
