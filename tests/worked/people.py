@@ -51,7 +51,7 @@ WORKED: dict[str, float] = {
     # 0.7 - d / 4 it is sqrt(72.974976) = 8.542539: M = -2.717145, and the hinge 1 - M.
     "pal_a": 3.717145,
     # Half that ideal, of norm sqrt(0.971848); the products 12.411725 and -6.436896, the norms sqrt(172.54) and
-    # sqrt(43.34): cosines 0.958487 and -0.991823. M = 5.255421 * 1.950310 = 10.249703: softplus(-M)
+    # sqrt(43.34): cosines 0.958491 and -0.991820. M = 5.255421 * 1.950311 = 10.249703: softplus(-M)
     "pal_b": 0.0000353674,
     # M = 72.974976 - 126.780495 = -53.805520, p = sigmoid(1.1) = 0.750260: p softplus(-M) + (1 - p) softplus(M)
     "mmpo_pal": 40.368135,
