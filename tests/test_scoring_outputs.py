@@ -63,7 +63,7 @@ def test_every_score_of_several_outputs_is_found_again_from_its_record() -> None
     assert own
     for method in own:
         record = json.loads(json.dumps(part_record(method.score.plain)))
-        assert recorded_part(record, scores.KINDS) == method.score.plain
+        assert recorded_part(record) == method.score.plain
 
 
 def test_a_saved_model_is_read_by_its_own_score_and_by_plain_transformers(run: Path) -> None:

@@ -6,8 +6,17 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from mmpo import objectives, scores, targets
 from mmpo.errors import UserError
 from mmpo.types import Part
+
+KINDS: Mapping[str, type[Any]] = {
+    name: kind
+    for room in (scores, targets, objectives)
+    for name, kind in vars(room).items()
+    if isinstance(kind, type) and issubclass(kind, Part)
+}
+"""The parts by name."""
 
 
 def part_record(part: Part) -> dict[str, Any]:
@@ -17,16 +26,19 @@ def part_record(part: Part) -> dict[str, Any]:
     return {"name": type(part).__name__, **plain}
 
 
-def recorded_part(record: Mapping[str, Any], kinds: Mapping[str, type[Any]]) -> Any:
-    """The part of one of these kinds that ``part_record`` told of. Raises UserError for a kind that is not there."""
-    held = {name: _value(value, kinds) for name, value in record.items() if name != "name"}
-    if record["name"] not in kinds:
-        raise UserError(f"run.json: unknown score {record['name']!r}; it was written by another version")
-    return kinds[record["name"]](**held)
+def recorded_part(record: Mapping[str, Any]) -> Any:
+    """The part that ``part_record`` told of. Raises UserError for a kind that there is not, or not any more."""
+    name = record["name"]
+    held = {key: _value(value) for key, value in record.items() if key != "name"}
+    if name not in KINDS:
+        raise UserError(f"run.json: unknown score {name!r}; it was written by another version")
+    if unknown := sorted(held.keys() - {f.name for f in fields(KINDS[name])}):
+        raise UserError(f"run.json: {name} has no {', '.join(unknown)}; it was written by another version")
+    return KINDS[name](**held)
 
 
-def _value(value: Any, kinds: Mapping[str, type[Any]]) -> Any:
+def _value(value: Any) -> Any:
     if isinstance(value, Mapping) and "name" in value:
-        return recorded_part(value, kinds)
+        return recorded_part(value)
     # JSON has no tuples, and a frozen part no lists.
-    return tuple(_value(one, kinds) for one in value) if isinstance(value, list) else value
+    return tuple(map(_value, value)) if isinstance(value, list) else value

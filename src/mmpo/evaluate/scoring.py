@@ -18,7 +18,7 @@ from mmpo.batch import Collator, Example, Limits, Vocabulary, encode_all
 from mmpo.batch.collate import READ_TOKENS
 from mmpo.data.shape import only_answers
 from mmpo.errors import OnBadRow, UserError, nearest
-from mmpo.evaluate.recorded import recorded_part
+from mmpo.evaluate.recorded import KINDS, recorded_part
 from mmpo.evaluate.scored import Scored, Views
 from mmpo.models import FrozenCopy, PolicyReader, RewardReader, load_policy, load_reward_model, load_tokenizer, packed
 from mmpo.models.load import check_length, load_config, load_preference_model
@@ -208,13 +208,13 @@ def _score(name: str, task: str, record: dict[str, Any], read_as: str | None, be
     elif task == "reward":
         if beta is not None:
             raise UserError(f"{name} is a reward model: it has no reference and no beta")
-        own = recorded_part(stored, scores.KINDS) if stored["name"] in scores.KINDS else scores.Given()
         # How a single reward was trained is nothing that reading it depends on.
+        own = recorded_part(stored) if stored["name"] in KINDS else scores.Given()
         return own if "outputs" in own.needs else scores.Given()
-    kinds = {**scores.KINDS, **{one.__name__: one for one in READ_AS.values()}}
-    if beta is not None and any(f.name == "beta" for f in fields(kinds.get(stored["name"], scores.Given))):  # type: ignore[arg-type]
+    if beta is not None and any(f.name == "beta" for f in fields(KINDS.get(stored["name"], scores.Given))):
         stored["beta"] = beta
-    return recorded_part(stored, kinds)
+    part: Score = recorded_part(stored)
+    return part
 
 
 def _check_state(name: str, wanted: Iterable[str], heads: nn.ModuleDict) -> None:
