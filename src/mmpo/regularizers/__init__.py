@@ -1,7 +1,8 @@
 """Further terms of the loss: (P, Evidence, Reading) -> [B]."""
 
-from mmpo.regularizers.anchored import Apart, Centred, NoiseContrast, WinnersDown
+from mmpo.regularizers.anchored import Apart, Centred, MeanMargin, NoiseContrast, WinnersDown
 from mmpo.regularizers.features import Difference, FeatureAnchor, InfoNCE
+from mmpo.regularizers.gaussian import MarginalLogistic, SampledLogistic, SigmaLevel
 from mmpo.regularizers.imitation import BestError, Cloning, Imitation, MeanImitation, best
 from mmpo.regularizers.lists import PerRival
 from mmpo.regularizers.roles import Contrasts, DegreeClassification, LogisticRationale, Rationale, RolloutKL
@@ -30,13 +31,17 @@ __all__ = [
     "Imitation",
     "InfoNCE",
     "LogisticRationale",
+    "MarginalLogistic",
     "MeanImitation",
+    "MeanMargin",
     "NoiseContrast",
     "PerRival",
     "Rationale",
     "ReferenceKL",
     "RolloutKL",
     "RouterEntropy",
+    "SampledLogistic",
+    "SigmaLevel",
     "Sparsity",
     "TeacherKL",
     "WinnersDown",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from mmpo.matrix import inner, sided
+from mmpo.matrix import inner, listed, mean_weight, sided
 from mmpo.scores import Given, LogRatio
 from mmpo.types import Evidence, Reading, Regularizer, Score
 
@@ -98,3 +98,31 @@ class Centred(Regularizer):
     def __call__(self, p: Tensor, evidence: Evidence, reading: Reading) -> Tensor:
         s = self.of.rewards(reading)
         return inner(p, (s.unsqueeze(-1) + s.unsqueeze(-2)).square())
+
+
+@dataclass(frozen=True)
+class MeanMargin(Regularizer):
+    """The reward of each response is its mean margin: R = mean_i (s_i - mean_j (q_i - q_j))^2.
+
+    GPO, arXiv 2410.02197, with margins of a preference model: the paper's log-ratio goes to 1 / beta times the mean
+    margin, its normaliser dropped, and R under ``LogRatio(beta)`` is beta^2 times its square loss. Means run over the
+    responses that i was compared with, and itself with 0 among them; of grades that is the grade less the mean of the
+    prompt. Relations: with win rates less 1/2 for grades it is SPPO's loss; ``objectives.GapSquared`` asks the same of
+    differences alone and leaves the level open: where all K are compared, R = (K - 1) / (2 K) of it + (mean_i s_i)^2.
+    """
+
+    of: Score = field(default_factory=LogRatio)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return super().needs | {"grades"}
+
+    @property
+    def equation(self) -> str:
+        return f"mean_i (s_i - mean_j (q_i - q_j))^2, {self.of.equation}"
+
+    def __call__(self, p: Tensor, evidence: Evidence, reading: Reading) -> Tensor:
+        there, met = listed(p), (p != 0) | (p.mT != 0)
+        level = evidence.gap.where(met, 0.0).sum(-1) / (1 + met.sum(-1))
+        off = torch.square(self.of.rewards(reading) - level).where(there, 0.0)
+        return mean_weight(p) * off.sum(-1) / there.sum(-1).clamp_min(1)

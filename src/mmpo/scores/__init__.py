@@ -2,6 +2,7 @@
 
 from mmpo.scores.biased import Biased
 from mmpo.scores.errors import BoundedError
+from mmpo.scores.gaussian import GaussianReward
 from mmpo.scores.groups import GlobalMixture, Hedged, OfGroup, Routed, RoutedMixture
 from mmpo.scores.lists import AnchoredMeanLogProb
 from mmpo.scores.peers import PeerReviewed
@@ -27,6 +28,7 @@ __all__ = [
     "BoundedError",
     "Extrapolated",
     "GatedSkew",
+    "GaussianReward",
     "Given",
     "GlobalMixture",
     "Hedged",
@@ -67,6 +69,7 @@ KINDS: dict[str, type[Score]] = {
         IdealDirection,
         SkewSymmetric,
         GatedSkew,
+        GaussianReward,
         Routed,
         RoutedMixture,
         GlobalMixture,

@@ -46,14 +46,14 @@ class SkewSymmetric(Score):
     def outputs(self, voices: int) -> int:
         return int(self.dim)
 
-    def weights(self, reading: Reading) -> Tensor:
+    def planes(self, reading: Reading) -> Tensor:
         """How much each plane counts: [B, dim / 2], or anything that this shape follows from."""
         return reading.require("outputs").new_ones(())
 
     def __call__(self, reading: Reading) -> Tensor:
         v = reading.require("outputs")
         odd, even = v[..., 0::2], v[..., 1::2]
-        crossed = (odd * self.weights(reading)) @ even.mT
+        crossed = (odd * self.planes(reading)) @ even.mT
         return self.beta * (crossed - crossed.mT)
 
     def rewards(self, reading: Reading) -> Tensor:
@@ -84,6 +84,6 @@ class GatedSkew(SkewSymmetric):
     def on_prompt(self, voices: int) -> Mapping[str, int]:
         return {GATE: int(self.dim) // 2}
 
-    def weights(self, reading: Reading) -> Tensor:
+    def planes(self, reading: Reading) -> Tensor:
         said = reading.of_prompt[GATE]
         return (said.shape[-1] * torch.softmax(said, -1)).unsqueeze(-2)
