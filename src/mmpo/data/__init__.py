@@ -9,7 +9,7 @@ from mmpo.data.pairs import pairs_of, provides
 from mmpo.data.rcal import RepresentationCalibrator, calibrate_labels
 from mmpo.data.scale import rescale
 from mmpo.data.shape import cap_pairs, cap_responses, dedupe, shuffle_responses, split, spread, take
-from mmpo.data.source import Source
+from mmpo.data.source import Source, by_source
 from mmpo.data.strength import flip_weakest, soften_weak, strengths
 from mmpo.data.write import to_row
 
@@ -20,6 +20,7 @@ __all__ = [
     "Loaded",
     "RepresentationCalibrator",
     "Source",
+    "by_source",
     "calibrate_labels",
     "cap_pairs",
     "cap_responses",

@@ -58,6 +58,8 @@ class Account:
             raise UserError(
                 f"{source.path}: marks is set to {source.marks!r}, but no response has <MASK> tags; leave it out"
             )
+        if source.attributes and not ledger.provides["attributes"]:
+            raise UserError(f"{source.path}: attributes is set, but no row has a grade by any; leave it out")
         return ledger
 
     def as_dict(self) -> dict[str, Any]:
@@ -122,7 +124,7 @@ def _datum(row: Row, source: Source, ledger: Ledger, where: str) -> Datum:
     ledger.columns_left.update(schema.left(row, source))
     ledger.provides.update(_kinds(datum, source))
     name = str(row.value("id")) if row.has("id") else where
-    return replace(datum, id=name, split=_name_in(row, "split"), subset=_name_in(row, "subset"), source=where)
+    return replace(datum, id=name, split=_name_in(row, "split"), subset=_subset(row, source), source=where)
 
 
 def _recognise(row: Row) -> Schema:
@@ -148,6 +150,7 @@ def _kinds(datum: Datum, source: Source) -> list[str]:
         "votes": any(j.p is not None for j in datum.judgements),
         "offset": gaps and source.margin == "offset",
         "annotators": bool(named),
+        "attributes": bool(datum.attributes),
         "prompts": any(own.prompt is not None and not own.role for own in datum.about),
         "marks": any(own.marks for own in datum.about),
         "contrasts": bool(datum.contrasts),
@@ -159,6 +162,13 @@ def _kinds(datum: Datum, source: Source) -> list[str]:
 def _name_in(row: Row, column: str) -> str | None:
     value = row.value(column) if row.has(column) else None
     return None if value is None else str(value)
+
+
+def _subset(row: Row, source: Source) -> str | None:
+    own = _name_in(row, "subset")
+    if source.subset is not None:
+        row.note(f"of the subset {source.subset!r}, as its source" if own is None else "of a subset that the row names")
+    return source.subset if own is None else own
 
 
 def _in_split(row: Row, source: Source) -> bool:

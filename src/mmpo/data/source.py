@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from mmpo.errors import UserError, nearest
 
 MARGIN_MEANINGS = ("gap", "offset", "ignore")
 MARKS = ("tags",)
+ALL = "all"
 
 
 @dataclass(frozen=True)
@@ -24,30 +26,37 @@ class Source:
         margin: what a column ``margin`` means. "gap": how much better the first response is, on the scale of the
             source; "offset": the additive margin of Llama 2's reward loss, as TRL and OpenRLHF use it; "ignore".
         grade: which of several grades to use: an attribute such as "helpfulness", or for UltraFeedback
-            "overall_score" or "fine-grained_score".
+            "overall_score" or "fine-grained_score"; or a weight for each of several attributes, as
+            {helpfulness: 0.65, verbosity: -0.4}, whose weighted sum is the grade. A response that lacks one of them
+            has no grade.
+        attributes: what else the responses were graded on and is to be read: "all", or a list of names.
         marks: "tags" where the phrases that carry the difference stand between <MASK> and </MASK> in the responses;
             the tags are taken out.
         ignore: columns that look like feedback and are left on purpose; ``mmpo train`` asks for each by name.
         limit: stop after this many usable rows.
         feedback: "required", or "optional" for rows of a prompt and responses that are only to be scored.
+        subset: the data set that rows belong to which name none themselves (a column ``subset``).
     """
 
     path: str
     split: str | None = None
     weight: float = 1.0
     margin: str | None = None
-    grade: str | None = None
+    grade: str | Mapping[str, float] | None = None
     limit: int | None = None
     feedback: str = "required"
     marks: str | None = None
     ignore: tuple[str, ...] = ()
+    subset: str | None = None
+    attributes: str | tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, kind, expected in (
             ("path", str, "text"),
             ("split", str | None, "text"),
+            ("subset", str | None, "text"),
             ("weight", int | float, "a number"),
-            ("grade", str | None, "text"),
+            ("grade", str | Mapping | None, "a name, or a weight for each of several"),
             ("limit", int | None, "a whole number"),
         ):
             value = getattr(self, name)
@@ -56,6 +65,8 @@ class Source:
         if not isinstance(self.ignore, list | tuple) or not all(isinstance(name, str) for name in self.ignore):
             raise UserError(f"{self.path}: ignore is {self.ignore!r}; give a list of columns")
         object.__setattr__(self, "ignore", tuple(self.ignore))
+        object.__setattr__(self, "attributes", self._attributes())
+        self._check_weights()
         if "\0" in self.path:
             raise UserError(f"{self.path!r} holds a NUL character, and no path does; take it out")
         if not 0 < self.weight < float("inf"):
@@ -68,6 +79,29 @@ class Source:
             raise UserError(f"{self.path}: margin is {self.margin!r}. {nearest(str(self.margin), MARGIN_MEANINGS)}")
         if self.marks is not None and self.marks not in MARKS:
             raise UserError(f"{self.path}: marks is {self.marks!r}. {nearest(str(self.marks), MARKS)}")
+
+    def _attributes(self) -> str | tuple[str, ...]:
+        given = () if self.attributes is None else self.attributes
+        if given == ALL or (isinstance(given, list | tuple) and all(isinstance(name, str) for name in given)):
+            return ALL if given == ALL else tuple(dict.fromkeys(given))
+        raise UserError(f"{self.path}: attributes is {given!r}; give all, or a list of names")
+
+    def _check_weights(self) -> None:
+        if not isinstance(self.grade, Mapping):
+            return
+        if not self.grade:
+            raise UserError(f"{self.path}: grade names no attribute; give each its weight, as {{helpfulness: 0.65}}")
+        for name, weight in self.grade.items():
+            number = isinstance(weight, int | float) and not isinstance(weight, bool)
+            if not isinstance(name, str) or not number or not math.isfinite(weight):
+                raise UserError(f"{self.path}: grade gives {name!r} the weight {weight!r}; give a finite number")
+
+    @property
+    def weights(self) -> dict[str, float] | None:
+        """The attributes whose weighted sum is the grade; None where the source does not say."""
+        if self.grade is None:
+            return None
+        return {self.grade: 1.0} if isinstance(self.grade, str) else dict(self.grade)
 
     @property
     def left(self) -> frozenset[str]:
@@ -99,3 +133,9 @@ class Source:
         if "path" not in value:
             raise UserError("data: a source needs a path")
         return cls(**value)
+
+
+def by_source(sources: Sequence[Source]) -> list[Source]:
+    """The sources of a run that tells data sets apart: where there are several, each lends its rows its path as the
+    name of their subset, unless it or they have one."""
+    return [replace(one, subset=one.subset or one.path) for one in sources] if len(sources) > 1 else list(sources)

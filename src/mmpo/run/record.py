@@ -83,11 +83,18 @@ def fingerprint(data: Sequence[Datum]) -> str:
     return f"{len(data)} prompts, {known[:16]}"
 
 
+LONG = 64
+"""Rows of more numbers, such as gradients, are no reading matter."""
+
+
 def write_memory(folder: Path, memory: Mapping[str, Tensor], vocabulary: Vocabulary | None) -> None:
-    """What the method learned about voices and data, as memory.json; a number for each voice goes by its name."""
+    """What the method learned about voices and data, as memory.json; a number for each voice goes by its name. Tables
+    with rows of more than ``LONG`` numbers lie beside the model alone."""
     names = {} if vocabulary is None else {number: name for name, number in vocabulary.numbers.items()}
     told: dict[str, Any] = {}
     for name, value in memory.items():
+        if value.dim() > 1 and value.shape[-1] > LONG:
+            continue
         by_voice = value.dim() > 0 and len(value) == 1 + len(names)
         numbers = value.tolist() if by_voice else value[value.isfinite()].tolist()
         told[name] = {names.get(n, "(no name)"): number for n, number in enumerate(numbers)} if by_voice else numbers
@@ -131,8 +138,9 @@ def write_card(folder: Path, record: dict[str, Any]) -> None:
     write_whole(folder / "README.md", template.render(**record, sources=sources))
 
 
-def usage(tokenizer: Any, task: str) -> str:
-    """How to ask a saved model, as lines of Python: a policy to ``generate``, a reward ``model`` for its score."""
+def usage(tokenizer: Any, task: str, outputs: Sequence[str] = ()) -> str:
+    """How to ask a saved model, as lines of Python: a policy to ``generate``, a reward ``model`` for its score, or for
+    all its ``outputs`` where it has several."""
     if task == "policy":
         prompt = '[{"role": "user", "content": "Your prompt"}]' if tokenizer.chat_template else '"Your prompt"'
         return f"print(generate({prompt}))"
@@ -147,4 +155,6 @@ def usage(tokenizer: Any, task: str) -> str:
         text = 'inputs = tokenizer(prompt + response, return_tensors="pt")'
     else:
         text = 'inputs = tokenizer(prompt + response + tokenizer.eos_token, return_tensors="pt")'
+    if outputs:
+        return f"{text}\noutputs = dict(zip(model.config.id2label.values(), model(**inputs).logits[0].tolist()))"
     return f"{text}\nscore = model(**inputs).logits[0, 0].item()"

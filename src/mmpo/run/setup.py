@@ -15,25 +15,19 @@ from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from mmpo import methods
 from mmpo.batch import Collator, Limits, StoredExamples, Vocabulary, collate, prepare
+from mmpo.batch.preparing import Told
 from mmpo.batch.stored import Held
 from mmpo.data import by_source, fit_gamma
 from mmpo.errors import OnBadRow, UserError
 from mmpo.models import Reference, cache_reference, packed
 from mmpo.models.committee import Committee, second_opinion
 from mmpo.models.load import (
-    as_policy,
-    as_reward_model,
     check_length,
-    has_dropout,
-    load_policy,
-    load_reward_model,
     load_tokenizer,
     mixed_precision,
     precision,
     with_pad_token,
-    without_dropout,
 )
-from mmpo.models.lora import adapted
 from mmpo.models.outputs import with_labels
 from mmpo.models.packed import Layout
 from mmpo.models.quantized import Bits, Quantized, check_can, check_quantize
@@ -43,6 +37,7 @@ from mmpo.recipe import Recipe
 from mmpo.run.equip import reader_of, reference_kind
 from mmpo.run.gather import Gathered, cores, gather
 from mmpo.run.loop import GradedTrainer
+from mmpo.run.weights import loaded, made_trainable
 from mmpo.types import Datum, Method, Reader
 
 DEFAULT_LIMITS = Limits()
@@ -232,20 +227,12 @@ def bring_together(
     heard = voices_of(method, voices)
     vocabulary = None if heard is None else Vocabulary.of(heard, data)
     told_apart = 1 if vocabulary is None else len(vocabulary)
-    model = _model(
-        model, tokenizer, method, method.score.outputs(told_apart), dtype, trust_remote_code, quantized, args
-    )
+    model = loaded(model, tokenizer, method, told_apart, dtype, trust_remote_code, quantized, args)
+    outputs: list[str] = []
     if "outputs" in method.needs:
         names = [] if vocabulary is None else list(vocabulary.numbers)
-        with_labels(model, method.score.labels(model.config.num_labels, names))
-    if disable_dropout:
-        without_dropout(model)
-    elif not has_dropout(model):
-        raise UserError("disable_dropout: false has no effect, since the model has no dropout; leave it out")
-    if lora is not None:
-        model = adapted(model, lora, method.task)
-    if args is not None:
-        model.to(args.device)
+        outputs = with_labels(model, method.score.labels(model.config.num_labels, names))
+    model = made_trainable(model, method, lora, disable_dropout, args)
     autocast = mixed_precision(args)
     kind = reference_kind(method, model, reference)
     if reference_cache is not None and kind != "cached":
@@ -267,14 +254,10 @@ def bring_together(
     if method.task == "policy" and collator.frame is not None and not model.config.is_decoder:
         raise UserError(f"{name} is an encoder and cannot write; a policy needs a decoder, or take method mmpo_reward")
     account = ["trust_remote_code: code that comes with the models is run"] if trust_remote_code else []
-    account += [f"{len(examples)} prompts: {', '.join(f'{n} {of}' for of, n in stated.items())}", told.cuts.summary()]
-    if eval_told:
-        account.append(f"eval_data: {len(eval_examples)} prompts; {eval_told.cuts.summary()}")
     if heard == "annotators" and told_apart == 1:
         account.append("nobody is named, so all labels count as one person's; name who gave them (annotator)")
-    for which, one in (("", told), ("eval_data: ", eval_told)):
-        idle = one.idle if one else {}
-        account += [f"{which}{n} {what} left out, since the method does not read them" for what, n in idle.items()]
+    account += _became(examples, told, f": {', '.join(f'{n} {of}' for of, n in stated.items())}")
+    account += _became(eval_examples, eval_told, which="eval_data: ") if eval_told else []
     if batching["layout_reason"] is not None:
         account.append(f"{batching['layout']} batches: {batching['layout_reason']}")
     cache = None
@@ -318,6 +301,7 @@ def bring_together(
         "teachers": {role: str(teacher) for role, teacher in teachers.items() if isinstance(teacher, str)},
         "comparisons": stated,
         "voices": heard,
+        "outputs": outputs,
         "gamma": None,
         "tokens": told.cuts.as_dict(),
         "eval_tokens": eval_told.cuts.as_dict() if eval_told else None,
@@ -339,6 +323,12 @@ def bring_together(
     )
 
 
+def _became(examples: StoredExamples, told: Told, further: str = "", which: str = "") -> list[str]:
+    """What became of data on their way to examples, for the person who waits."""
+    lines = [f"{len(examples)} prompts{further}", told.cuts.summary()]
+    return [which + line for line in lines + told.left_out()]
+
+
 def _batching(
     model: Any, tokenizer: Any, layout: Layout | None, micro_batch_tokens: int | None
 ) -> tuple[Collator, dict[str, Any]]:
@@ -354,28 +344,6 @@ def _batching(
         "layout_reason": None if layout else found[1],
         "micro_batch_tokens": tokens,
     }
-
-
-def _model(
-    model: Any,
-    tokenizer: Any,
-    method: Method,
-    outputs: int,
-    dtype: str | None,
-    trust_remote_code: bool,
-    quantized: Quantized | None,
-    args: TrainingArguments | None,
-) -> Any:
-    reward = method.task == "reward"
-    if isinstance(model, str):
-        load = partial(load_reward_model, outputs=outputs) if reward else load_policy
-        device = "cpu" if args is None else args.device
-        return load(model, tokenizer, dtype or "float32", trust_remote_code, quantized, device)
-    if quantized is not None:
-        raise UserError("quantize is for a model loaded by name; this one is loaded already, so leave quantize out")
-    if dtype is not None:
-        raise UserError("dtype is for a model loaded by name; this one is loaded already, so convert it yourself")
-    return as_reward_model(model, tokenizer, outputs) if reward else as_policy(model, tokenizer)
 
 
 def built(recipe_method: Mapping[str, Any], data: Sequence[Datum]) -> tuple[Method, dict[str, Any] | None]:
