@@ -509,6 +509,7 @@ def test_a_hostile_card_is_text(tmp_path: Path) -> None:
         "data": {"parts": [{"name": evil}]}, "comparisons": {"comparisons": 1}, "gamma": None, "epochs": 1, "steps": 1,
         "kept": None, "tokens": {"summary": evil}, "equation": "e", "metrics": {evil: 1.0}, "health": [evil],
         "called": evil, "starts": [{}], "usage": "u", "versions": {"mmpo": evil}, "citation": "c",
+        "outputs": [evil], "voices": "annotators",
     }  # fmt: skip
     write_card(tmp_path, record)
     card = (tmp_path / "README.md").read_text(encoding="utf-8")

@@ -240,7 +240,7 @@ def _known(setup: Setup, folder: Path, tested: list[str]) -> dict[str, Any]:
         "prompts": len(setup.examples),
         "self_test": tested,
         "citation": methods.cite(setup.method, setup.record["method_name"]),
-        "usage": usage(setup.tokenizer, setup.method.task),
+        "usage": usage(setup.tokenizer, setup.method.task, setup.record["outputs"]),
     }
 
 

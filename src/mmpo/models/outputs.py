@@ -37,11 +37,11 @@ def fresh_heads(tables: Mapping[str, tuple[int, ...]], on_prompt: Mapping[str, i
     return nn.ModuleDict({name: held for name, held in heads.items() if len(held)})
 
 
-def with_labels(model: Any, names: Sequence[str]) -> Any:
-    """The model with a name for each of its outputs, by which others find them: ``config.id2label``."""
+def with_labels(model: Any, names: list[str]) -> list[str]:
+    """Write the names of a model's outputs into its config (``id2label``), by which others find them."""
     model.config.id2label = dict(enumerate(names))
     model.config.label2id = {name: n for n, name in enumerate(names)}
-    return model
+    return names
 
 
 def stored_state(folder: Path) -> tuple[nn.ModuleDict, dict[str, Tensor]]:
