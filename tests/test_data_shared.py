@@ -29,6 +29,19 @@ FILES = {
     "summeval_op_multi_attribute": (32, 2_496, {"grades", "annotators"}),
 }
 
+GRADED_ON = {
+    "squality_multi_attribute": {"correctness": 36.6667, "selection": 20.0, "overall": 20.0},
+    "summeval_op_multi_attribute": {
+        "fluency": 4.3333,
+        "coherence": 4.0,
+        "relevance": 4.0,
+        "faithfulness": 4.3333,
+        "aspect_coverage": 3.6667,
+        "sentiment_consistency": 3.0,
+        "specificity": 3.0,
+    },
+}
+"""The attributes of a file, and what the first response of its first row has of each."""
 
 Files = dict[str, Loaded]
 
@@ -64,7 +77,10 @@ def test_every_file_loads_with_its_counts(name: str, files: Files) -> None:
     data, ledger = files[name].data, files[name].ledger
     assert ledger.rows_in == ledger.rows_used == len(data) == rows
     assert provides(data)["comparisons"] == pairs
-    assert set(ledger.provides) == kinds and not ledger.dropped and not ledger.notes
+    assert set(ledger.provides) == kinds and not ledger.dropped
+    assert [note.split(":")[0] for note in ledger.notes] == ["graded attributes that are not read"] * (
+        name in GRADED_ON
+    )
     assert {d.split for d in data} <= {"train", "validation", "test"}
     assert len({d.id for d in data}) == rows
 
@@ -144,3 +160,21 @@ def test_the_gaps_of_grades(name: str, expected: list[float], ties: float, files
 def test_what_is_no_preference_data_is_refused(shared_data: Path) -> None:
     with pytest.raises(UserError, match="no known row shape"):
         load(str(shared_data / "squality_documents.jsonl.gz"))
+
+
+@pytest.mark.parametrize("name", GRADED_ON)
+def test_all_attributes_of_a_file(name: str, shared_data: Path, files: Files) -> None:
+    source = {"path": str(shared_data / f"{name}.jsonl.gz"), "attributes": "all"}
+    loaded = load(source)
+    assert loaded.ledger.provides["attributes"] == len(loaded.data) and not loaded.ledger.notes
+    first = loaded.data[0].attributes
+    assert {a: line[0] for a, line in first.items()} == GRADED_ON[name]
+    assert [d.grades for d in loaded.data] == [d.grades for d in files[name].data]
+    # What each annotator gave has the mean that the file states, to its rounding.
+    means = load({**source, "ignore": ["attributes"]}).data
+    for d, other in zip(loaded.data, means, strict=True):
+        for a, line in d.attributes.items():
+            assert other.attributes[a] == pytest.approx(line, abs=1e-4)
+    # Any weighting of them is the grade.
+    mixed = load({**source, "grade": dict.fromkeys(first, 0.5)}).data[0]
+    assert mixed.grades is not None and mixed.grades[0] == pytest.approx(sum(GRADED_ON[name].values()) / 2)

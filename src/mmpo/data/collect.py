@@ -65,7 +65,7 @@ class Rows:
 def _gathered_by(d: Datum) -> str:
     """Rows of one response are gathered by their prompt; every other row stands alone."""
     alone = len(d.responses) == 1 and not d.about and not d.contrasts
-    return f"{d.split}:{d.subset}:{d.weight}:{texts.key(d.prompt)}" if alone else d.source
+    return f"{d.split}:{d.subset}:{d.weight}:{texts.key(d.prompt)}" if alone else f"{d.source} {d.id}"
 
 
 @dataclass(frozen=True)
@@ -176,4 +176,5 @@ def together(rows: Sequence[Datum], copy: int, renamed: bool) -> Datum:
         return first if name == first.id else replace(first, id=name)
     prompt, responses = texts.uniform(first.prompt, [r for d in rows for r in d.responses])
     grades = tuple(g for d in rows for g in d.grades or ())
-    return replace(first, id=name, prompt=prompt, responses=responses, grades=grades)
+    attributes = {a: tuple(g for d in rows for g in d.attributes.get(a, (None,))) for d in rows for a in d.attributes}
+    return replace(first, id=name, prompt=prompt, responses=responses, grades=grades, attributes=attributes)

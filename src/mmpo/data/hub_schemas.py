@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmpo.data import texts
+from mmpo.data.attributes import Attributes, Line, means
 from mmpo.data.prompts import split_prompt
 from mmpo.data.rows import BadRow, Row, number, response
-from mmpo.data.schemas import Schema, means, refuse_grade
+from mmpo.data.schemas import Schema, refuse_attributes
 from mmpo.data.source import Source
 from mmpo.data.statements import ensemble
 from mmpo.errors import UserError, nearest
@@ -17,25 +18,63 @@ from mmpo.types import Datum, Judgement, Text
 ULTRAFEEDBACK_GRADES = ("overall_score", "fine-grained_score")
 
 
+class Aspects(Attributes):
+    """The attributes of UltraFeedback: its two overall grades, and the Rating of each aspect in ``annotations``."""
+
+    def __init__(self, row: Row, source: Source) -> None:
+        entries = row.items("completions")
+        self.entries = [(f"completions[{i}]", entry) for i, entry in enumerate(entries)]
+        said = [entry.get("annotations") for entry in entries if isinstance(entry, Mapping)]
+        super().__init__(row, source, {name for one in said if isinstance(one, Mapping) for name in one})
+
+    def line(self, name: str) -> Line:
+        return tuple(self._rating(entry, name, where) for where, entry in self.entries)
+
+    def known(self, name: str, what: str) -> Line:
+        if name in ULTRAFEEDBACK_GRADES and name not in self.found:
+            return tuple(number(_field(entry, name, where), f"{where}.{name}") for where, entry in self.entries)
+        if name not in self.found:
+            every = (*ULTRAFEEDBACK_GRADES, *self.found)
+            raise UserError(f"{self.source.path}: no {what} {name!r}. {nearest(name, every)}")
+        return self.line(name)
+
+    def _rating(self, entry: Any, name: str, where: str) -> float | None:
+        """A Rating is a number in a text, or N/A."""
+        said = _field(entry, "annotations", where)
+        aspect = said.get(name) if isinstance(said, Mapping) else None
+        if aspect is None:
+            return None
+        value = _field(aspect, "Rating", f"{where}.annotations.{name}")
+        if value is None or value == "N/A":
+            return None
+        try:
+            return number(float(value) if isinstance(value, str) else value, f"{where}.annotations.{name}.Rating")
+        except ValueError:
+            why = f"{where}.annotations.{name}.Rating is {value!r}; give a number, or N/A"
+            raise BadRow("not a number", why) from None
+
+
 def ultrafeedback(row: Row, source: Source) -> Datum:
-    """openbmb/UltraFeedback: ``instruction`` and ``completions`` with ``response`` and two overall grades."""
-    grade = source.grade or ULTRAFEEDBACK_GRADES[0]
-    if grade not in ULTRAFEEDBACK_GRADES:
-        raise UserError(f"{source.path}: no grade {grade!r}. {nearest(grade, ULTRAFEEDBACK_GRADES)}")
-    responses, grades = _graded_list(row, "completions", "response", grade)
-    return Datum("", row.prompt("instruction"), responses, grades)
+    """openbmb/UltraFeedback: ``instruction`` and ``completions`` with ``response``, two overall grades and aspects."""
+    responses = _listed_texts(row, "completions", "response")
+    aspects = Aspects(row, source)
+    grades = aspects.grades(source.weights or {ULTRAFEEDBACK_GRADES[0]: 1.0})
+    attributes = aspects.asked() if source.attributes else {}
+    return Datum("", row.prompt("instruction"), responses, grades, attributes=attributes)
 
 
 def nectar(row: Row, source: Source) -> Datum:
     """berkeley-nest/Nectar: ``prompt`` and ``answers`` with ``answer`` and ``rank``, 1 being the best."""
-    refuse_grade(source, "Nectar rows state ranks alone")
-    responses, ranks = _graded_list(row, "answers", "answer", "rank")
+    refuse_attributes(source, "Nectar rows state ranks alone")
+    responses = _listed_texts(row, "answers", "answer")
+    entries = [(f"answers[{i}]", entry) for i, entry in enumerate(row.items("answers"))]
+    ranks = [number(_field(entry, "rank", where), f"{where}.rank") for where, entry in entries]
     return Datum("", row.prompt(), responses, tuple(-rank for rank in ranks), ranked=True)
 
 
 def shp(row: Row, source: Source) -> Datum:
     """stanfordnlp/SHP: a post (``history``) and two comments with their upvotes, which are the grades."""
-    refuse_grade(source, "SHP rows state upvotes alone")
+    refuse_attributes(source, "SHP rows state upvotes alone")
     responses = (row.response("human_ref_A"), row.response("human_ref_B"))
     grades = (row.number("score_A"), row.number("score_B"))
     if row.has("labels") and (grades[0] - grades[1]) * (2 * row.number("labels") - 1) < 0:
@@ -45,7 +84,7 @@ def shp(row: Row, source: Source) -> Datum:
 
 def helpsteer2_preference(row: Row, source: Source) -> Datum:
     """nvidia/HelpSteer2, preference: ``preference_strength`` from -3 to 3, positive where response 2 is better."""
-    refuse_grade(source, "HelpSteer2 preference rows state one strength alone")
+    refuse_attributes(source, "HelpSteer2 preference rows state one strength alone")
     responses = (row.response("response_1"), row.response("response_2"))
     gap = -row.number("preference_strength")
     return Datum("", row.prompt(), responses, judgements=(Judgement(0, 1, gap=gap),))
@@ -57,7 +96,7 @@ def helpsteer3(row: Row, source: Source) -> Datum:
     The overall preference is the gap; each of ``individual_preference`` is one vote. Annotators are anonymous, so
     "annotator1" of two rows need not be the same person.
     """
-    refuse_grade(source, "HelpSteer3 rows state one preference alone")
+    refuse_attributes(source, "HelpSteer3 rows state one preference alone")
     prompt, responses = texts.uniform(row.prompt("context"), (row.response("response1"), row.response("response2")))
     judgements = [Judgement(0, 1, gap=-row.number("overall_preference"))]
     for a, one in enumerate(row.items("individual_preference") if row.has("individual_preference") else []):
@@ -71,13 +110,13 @@ def hh_strength(row: Row, source: Source) -> Datum:
 
     The grade is the mean score, each model is an annotator, and the human label and GPT-4's are votes.
     """
-    refuse_grade(source, "the rows state scores of reward models alone")
+    refuse_attributes(source, "the rows state scores of reward models alone")
     prompt, responses = split_prompt(row, (_turns(row, "chosen"), _turns(row, "rejected")))
     models = ensemble(row, ("chosen score list", "rejected score list"))
     said = [Judgement(0, 1, p=1.0)]
     if row.has("GPT4 label") and row.number("GPT4 label") != -1:
         said.append(Judgement(0, 1, p=row.share("GPT4 label"), annotator="GPT-4"))
-    return Datum("", prompt, responses, means(models, 2), None, tuple(said), models)
+    return Datum("", prompt, responses, means(models.values()), None, tuple(said), models)
 
 
 def _turns(row: Row, name: str) -> Text:
@@ -88,13 +127,12 @@ def _turns(row: Row, name: str) -> Text:
     return [{"role": ("assistant", "user")[(len(turns) - n) % 2], "content": t} for n, t in enumerate(turns, 1)]
 
 
-def _graded_list(row: Row, column: str, text: str, grade: str) -> tuple[tuple[Text, ...], tuple[float, ...]]:
+def _listed_texts(row: Row, column: str, text: str) -> tuple[Text, ...]:
     entries = row.items(column)
     if len(entries) < 2:
         raise BadRow("fewer than 2 responses", f"{column} has {len(entries)} entries; give at least 2")
     names = [f"{column}[{i}]" for i in range(len(entries))]
-    responses = tuple(response(_field(e, text, n), f"{n}.{text}") for e, n in zip(entries, names, strict=True))
-    return responses, tuple(number(_field(e, grade, n), f"{n}.{grade}") for e, n in zip(entries, names, strict=True))
+    return tuple(response(_field(e, text, n), f"{n}.{text}") for e, n in zip(entries, names, strict=True))
 
 
 def _field(entry: Any, name: str, where: str) -> Any:

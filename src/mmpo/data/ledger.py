@@ -14,7 +14,7 @@ from mmpo.errors import AtMost, OnBadRow, UserError
 LISTED = 20
 """How many of the rows dropped for one reason are listed by name."""
 
-SCORED = frozenset({"model_scores", "model_margins", "model_p"})
+SCORED = frozenset({"model_scores", "model_margins", "model_p", "model_scores_by"})
 """The columns that ``mmpo score`` adds: a model's word, not people's."""
 
 _FEEDBACK = re.compile(
@@ -61,7 +61,7 @@ class Ledger:
         repeated: data used once more because the source has a weight above 1.
         dropped: reason -> rows.
         shapes: row shape -> number of rows.
-        provides: kind of feedback -> number of rows: "grades", "ranks", "votes", "offset", "annotators",
+        provides: kind of feedback -> number of rows: "grades", "ranks", "votes", "offset", "annotators", "attributes",
             "prompts" (own prompts of responses), "marks", "contrasts", and the roles of responses, such as "rationale".
         columns_used: the columns that were read.
         columns_unused: the others.

@@ -5,15 +5,15 @@ The shapes of well-known hub data sets are in ``hub_schemas``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean
 from typing import Any
 
 from mmpo.data.about import complete, pair_texts, responses_texts
+from mmpo.data.attributes import LISTS, Columns, Line, Listed, mapping, means, weighted_sum
 from mmpo.data.pairs import answers
-from mmpo.data.rows import BadRow, Row, items, numbers, some_numbers
-from mmpo.data.source import Source
+from mmpo.data.rows import BadRow, Row, items, some_numbers
+from mmpo.data.source import ALL, Source
 from mmpo.data.statements import (
     annotators,
     ensemble,
@@ -25,7 +25,7 @@ from mmpo.data.statements import (
     pairs,
     pairwise,
 )
-from mmpo.errors import UserError, nearest
+from mmpo.errors import UserError
 from mmpo.types import Datum, Judgement
 
 _SCORES = (
@@ -64,14 +64,14 @@ def preference_pair(row: Row, source: Source) -> Datum:
     prompts, marks, a rationale, rollouts, variants, contrasts. The label counts as a vote of its own where nothing
     says how much better the chosen one is, and beside reward models, whose word is not people's.
     """
-    refuse_grade(source, "preference pairs have no attributes")
+    refuse_attributes(source, "preference pairs have no attributes")
     prompt, responses, about = pair_texts(row, source)
     statements, gap, who = label_strength(row), margin(row, source), one_name(row)
     if who is None and row.has("annotators"):
         raise BadRow("several annotators", "the row holds one label, so annotators must name one person; name one")
     # A stated gap replaces the scores; an offset says nothing of how much better, so the label stays.
     models = {} if gap else ensemble(row)
-    grades = None if gap else means(models, 2) or _pair_scores(row)
+    grades = None if gap else (means(models.values()) if models else _pair_scores(row))
     if not statements and (models or grades is None) and (not gap or source.margin == "offset"):
         statements = (Judgement(0, 1, p=1.0),)
     stated = tuple(replace(j, annotator=who) if j.annotator is None else j for j in statements + gap)
@@ -91,20 +91,15 @@ def _pair_scores(row: Row) -> tuple[float, float] | None:
     return grades
 
 
-def means(lines: Mapping[str, Sequence[float | None]], n: int) -> tuple[float | None, ...] | None:
-    """The mean grade of each of n responses over the annotators who gave one; None without annotators."""
-    given = [[g for line in lines.values() if (g := line[i]) is not None] for i in range(n)]
-    return tuple(fmean(column) if column else None for column in given) if lines else None
-
-
 # ---------------------------------------------------------------------------------------------- prompt and responses
 
 
 def responses_row(row: Row, source: Source) -> Datum:
     """``prompt`` and K >= 2 ``responses`` with any of these.
 
-    For K responses: ``scores``, ``ranks`` (1 is best), ``attributes`` with the option ``grade``, ``annotator_scores``
-    with ``annotators``, ``pairwise`` [[i, j, vote], ...], ``judgements`` and ``pairs`` as ``to_row`` writes them.
+    For K responses: ``scores``, ``ranks`` (1 is best), ``attributes`` and ``annotator_attributes`` with the options
+    ``grade`` and ``attributes``, ``annotator_scores`` with ``annotators``, ``pairwise`` [[i, j, vote], ...],
+    ``judgements`` and ``pairs`` as ``to_row`` writes them.
     For two: ``votes`` (0 first, 1 second, -1 tie), ``annotator_p_first``, ``p_first`` (with ``p_first_swapped`` where a
     judge was asked in both orders), ``preferred``, ``margin``. Further, what ``about`` reads: ``prompts`` instead of
     ``prompt``, ``marks``, ``rationale``, ``rollouts``, ``variants``, ``contrasts``; and ``annotator``.
@@ -114,8 +109,9 @@ def responses_row(row: Row, source: Source) -> Datum:
     least = 1 if source.feedback == "optional" else 2
     if compared < least:
         raise BadRow(f"fewer than {least} responses", f"responses has {compared} entries; give at least {least}")
+    attributes = Listed(row, source, n) if source.attributes or source.grade is not None else None
     by_annotator = _annotator_grades(row, source, n)
-    grades, ranked = _grades(row, source, n, by_annotator)
+    grades, ranked = _grades(row, source, attributes, by_annotator, n)
     stated = first_against_second(row, source, n, grades is not None) + pairwise(row, n) + judgements(row, n)
     contrasted = row.states("contrasts") and row.items("contrasts")
     if grades is None and not stated and not contrasted and source.feedback == "required":
@@ -127,6 +123,9 @@ def responses_row(row: Row, source: Source) -> Datum:
             f"there is no feedback; give scores, ranks, votes, p_first, preferred or pairwise (other columns: {seen})",
         )
     said = Datum("", prompt, responses, grades, pairs(row, n), stated, by_annotator, ranked=ranked, about=about)
+    if attributes is not None:
+        said = replace(said, attributes=attributes.asked())
+    note_unread(row, {*LISTS[:2]} - source.left)
     _only_answers(said)
     return complete(row, said)
 
@@ -139,25 +138,27 @@ def _only_answers(datum: Datum) -> None:
 
 
 def _grades(
-    row: Row, source: Source, n: int, by_annotator: Mapping[str, Sequence[float | None]]
-) -> tuple[tuple[float | None, ...] | None, bool]:
+    row: Row, source: Source, attributes: Listed | None, by_annotator: Mapping[str, Line], n: int
+) -> tuple[Line | None, bool]:
     """One grade a response, and whether it is a rank."""
-    if source.grade is not None:
-        if row.has("attributes"):
-            return numbers(_attribute(row, source, "attributes"), f"attributes.{source.grade}", n), False
-        if not row.has("annotator_attributes"):
-            refuse_grade(source, "these rows have no attributes")
-    elif row.has("scores"):
+    if source.weights is not None and attributes is not None:
+        if not attributes.tables:
+            refuse_attributes(source, "these rows have no attributes")
+        return attributes.grades(source.weights), False
+    if row.has("scores"):
         return _maybe(row, "scores", n), False
-    elif row.has("ranks"):
+    if row.has("ranks"):
         return tuple(None if rank is None else -rank for rank in _maybe(row, "ranks", n)), True
     if by_annotator:
         row.note("no scores: the grade of a response is the mean over its annotators")
-        return means(by_annotator, n), False
-    for column in ("attributes", "annotator_attributes"):
+        return means(by_annotator.values()), False
+    for column in LISTS[:2]:
         if row.states(column):
-            known = ", ".join(sorted(_mapping(row, column)))
-            raise UserError(f"{source.path}: the rows have {column} and no scores; set grade to one of: {known}")
+            known = ", ".join(sorted(mapping(row, column)))
+            raise UserError(
+                f"{source.path}: the rows have {column} and no scores; set grade to one of: {known}; or to a weight "
+                "for each of several, as {name: 0.5}"
+            )
     return None, False
 
 
@@ -166,58 +167,75 @@ def _maybe(row: Row, name: str, n: int) -> tuple[float | None, ...]:
     return row.some_numbers(name, n) if row.has("judgements") or row.states("about") else row.numbers(name, n)
 
 
-def _annotator_grades(row: Row, source: Source, n: int) -> dict[str, tuple[float | None, ...]]:
-    if source.grade is not None and row.has("annotator_attributes"):
-        name, table = "annotator_attributes", items(_attribute(row, source, "annotator_attributes"), source.grade)
-    elif source.grade is None and row.has("annotator_scores"):
-        name, table = "annotator_scores", row.items("annotator_scores")
-    else:
+def _annotator_grades(row: Row, source: Source, n: int) -> dict[str, Line]:
+    """What each annotator gave: scores, or the attributes that make the grade."""
+    if source.weights is None:
+        if not row.has("annotator_scores"):
+            return {}
+        return _by_annotator(row, "annotator_scores", row.items("annotator_scores"), n)
+    column = LISTS[1]
+    each = mapping(row, column) if column not in source.left and row.states(column) else {}
+    if not each or not each.keys() >= source.weights.keys():
         return {}
+    lines = {a: _by_annotator(row, f"{column}.{a}", items(each[a], f"{column}.{a}"), n) for a in source.weights}
+    who = next(iter(lines.values()))
+    return {one: weighted_sum({a: line[one] for a, line in lines.items()}, source.weights) for one in who}
+
+
+def _by_annotator(row: Row, name: str, table: Sequence[Any], n: int) -> dict[str, Line]:
+    """A line of grades from each annotator."""
     names = annotators(row, len(table)) or [f"annotator{a + 1}" for a in range(len(table))]
     if len(set(names)) < len(names):
         raise BadRow("annotator twice", "annotators names one annotator twice; give each one line of grades")
     return {who: some_numbers(line, f"{name}[{a}]", n) for a, (who, line) in enumerate(zip(names, table, strict=True))}
 
 
-def _mapping(row: Row, column: str) -> Mapping[Any, Any]:
-    table = row.value(column)
-    if not isinstance(table, Mapping):
-        raise BadRow("wrong type", f"{column} is not a mapping; give {{attribute: [one number a response]}}")
-    return table
-
-
-def _attribute(row: Row, source: Source, column: str) -> Any:
-    table = _mapping(row, column)
-    if source.grade not in table:
-        raise UserError(f"{source.path}: no grade {source.grade!r}. {nearest(str(source.grade), table)}")
-    return table[source.grade]
-
-
 # ---------------------------------------------------------------------------------------------- one response a row
 
 _ONE_GRADE = ("helpfulness", "score", "rating")
+HELPSTEER2 = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 
 
 def one_response(row: Row, source: Source) -> Datum:
     """``prompt``, ``response`` and a grade: "helpfulness" (HelpSteer2), "score", "rating" or the option ``grade``.
 
-    The loader gathers the rows of one prompt into one Datum.
+    The loader gathers the rows of one prompt into one Datum. Attributes are columns; "all" means those of HelpSteer2.
     """
-    name = source.grade or row.first(*_ONE_GRADE)
-    if name is None:
-        raise BadRow("no feedback", "there is no score, rating or helpfulness; give one, or set grade to its column")
-    if not row.has(name):
-        raise UserError(f"{source.path}: no grade {name!r}. {nearest(name, row.columns)}")
-    return Datum("", row.prompt(), (row.response("response"),), (row.number(name),))
+    attributes = Columns(row, source, HELPSTEER2)
+    if source.attributes == ALL and not attributes.found:
+        raise UserError(f"{source.path}: attributes is all, and the rows have none of HelpSteer2's; name the columns")
+    weights = source.weights
+    if weights is None:
+        name = row.first(*_ONE_GRADE)
+        if name is None:
+            why = "there is no score, rating or helpfulness; give one, or set grade to its column"
+            raise BadRow("no feedback", why)
+        grades: Line = (row.number(name),)
+    else:
+        grades = attributes.grades(weights)
+    return Datum(
+        "",
+        row.prompt(),
+        (row.response("response"),),
+        grades,
+        attributes=attributes.asked() if source.attributes else {},
+    )
 
 
 # ---------------------------------------------------------------------------------------------- shared
 
 
-def refuse_grade(source: Source, why: str) -> None:
-    """An option that would do nothing is an error."""
-    if source.grade is not None:
-        raise UserError(f"{source.path}: grade is set to {source.grade!r}, but {why}; leave it out")
+def note_unread(row: Row, names: Iterable[str]) -> None:
+    """Tell that attributes in these columns are read by nobody."""
+    if unread := sorted(row.stated.intersection(names) - row.used):
+        row.note(f"graded attributes that are not read: {', '.join(unread)}; set attributes: all to read them")
+
+
+def refuse_attributes(source: Source, why: str) -> None:
+    """Options that would do nothing are an error."""
+    for name in ("grade", "attributes"):
+        if getattr(source, name):
+            raise UserError(f"{source.path}: {name} is set to {getattr(source, name)!r}, but {why}; leave it out")
 
 
 SCHEMAS = (
