@@ -3,7 +3,21 @@
 ``PAIRWISE`` holds the formula for one pair, ``WORKED`` the value on ``pairs.KNOWN`` under the default parameters.
 """
 
-from worked import attributes, denoised, field, goals, lists, mixed, noisy, people, policy, regularized, tokens
+from worked import (
+    attributes,
+    denoised,
+    field,
+    general,
+    goals,
+    groups,
+    lists,
+    mixed,
+    noisy,
+    people,
+    policy,
+    regularized,
+    tokens,
+)
 
 PAIRWISE = {
     **attributes.PAIRWISE,
@@ -12,7 +26,9 @@ PAIRWISE = {
     **people.PAIRWISE,
     **denoised.PAIRWISE,
     **lists.PAIRWISE,
+    **general.PAIRWISE,
     **goals.PAIRWISE,
+    **groups.PAIRWISE,
     **mixed.PAIRWISE,
     **tokens.PAIRWISE,
     **regularized.PAIRWISE,
@@ -25,7 +41,9 @@ WORKED = {
     **people.WORKED,
     **denoised.WORKED,
     **lists.WORKED,
+    **general.WORKED,
     **goals.WORKED,
+    **groups.WORKED,
     **mixed.WORKED,
     **tokens.WORKED,
     **regularized.WORKED,

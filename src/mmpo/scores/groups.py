@@ -148,14 +148,14 @@ class GlobalMixture(Mixed):
 
 class Remembered(Mixed):
     """Heads weighed by how well each has told what a person said: the memory "losses" [voices, heads] sums the price of
-    all the person's comparisons under each head, older ones counting ``keep`` times what they did a step before.
+    all the person's comparisons under each head; in each step in which the person speaks the past fades by ``fade``.
 
-    A comparison counts once here, whatever its weight. Steps without a word of the person change nothing.
+    A comparison counts once here, whatever its weight.
     """
 
     said: Target
     price: Objective
-    keep: float
+    fade: float
     apart = True
 
     def __post_init__(self) -> None:
@@ -163,8 +163,8 @@ class Remembered(Mixed):
             raise UserError(f"{type(self.price).__name__} prices whole lists, and heads are told apart pair by pair")
         if any(part.memory(1) for part in nested(self.said)):
             raise UserError(f"{type(self.said).__name__} learns about people itself, and cannot also place them")
-        if not 0 <= self.keep <= 1:
-            raise UserError(f"keep is {self.keep:g}; it lies between 0 and 1")
+        if not 0 <= self.fade <= 1:
+            raise UserError(f"fade is {self.fade:g}; it lies between 0, which forgets nothing, and 1")
 
     @property
     def needs(self) -> frozenset[str]:
@@ -194,7 +194,7 @@ class Remembered(Mixed):
         known = memory[LOSSES]
         seen = observed[LOSSES].to(known)
         told = torch.zeros_like(known[:, :1].expand(-1, seen.shape[1] - 1)).index_add(0, seen[:, 0].long(), seen[:, 1:])
-        return {LOSSES: torch.where(told[:, :1] > 0, self.keep * known, known) + told[:, 1:]}
+        return {LOSSES: torch.where(told[:, :1] > 0, (1 - self.fade) * known, known) + told[:, 1:]}
 
 
 @dataclass(frozen=True)
@@ -202,8 +202,8 @@ class OfGroup(Remembered):
     """Each person belongs to one of a few groups, and each group has a reward: s = r_u(x, y), u the group under whose
     reward the person's comparisons cost least.
 
-    MaxMin-RLHF, arXiv 2402.08925, algorithm 2: hard EM over people. Each step is a part of the M-step; the E-step
-    follows it, with all that the person said so far, of which the past fades by ``keep``, since rewards were others
+    MaxMin-RLHF, arXiv 2402.08925: hard EM over people. Each step is a part of the M-step; the E-step
+    follows it, with all that the person said so far, of which the past fades by ``fade``, since rewards were others
     then. Whose costs are equal, such as those of a person unheard of, counts for those groups alike, as a mixture.
     For anybody the weights are the shares of the groups among the people with names.
 
@@ -215,20 +215,20 @@ class OfGroup(Remembered):
         said: the target of the method.
         price: the price of the method.
         heads: how many groups there are.
-        keep: how much of a person's past counts a step later.
+        fade: the part of a person's past that is forgotten in a step in which the person speaks.
     """
 
     said: Target
     price: Objective = field(default_factory=Logistic)
     heads: int = 2
-    keep: float = 0.9
+    fade: float = 0.1
     facet = "group"
 
     @property
     def equation(self) -> str:
         return (
             "M_ij = s_i - s_j, s = r_u(x, y), u = argmin_u of the person's sum of < P, l(M_u) > "
-            f"kept by {self.keep:g}, {self.heads} groups"
+            f"faded by {self.fade:g}, {self.heads} groups"
         )
 
     def log_weights(self, reading: Reading) -> Tensor:
@@ -242,7 +242,7 @@ class Hedged(Remembered):
     """A mixture adapted to each person by Hedge: pi_k proportional to f_k exp(-eta L_k), with L_k what the person's
     comparisons cost under head k and f of the mixture inside; M_ij = logit sum_k pi_k sigmoid(r_k,i - r_k,j).
 
-    MiCRo, arXiv 2505.24846, stage 2, on the prior of stage 1. With eta = 1, keep = 1 and ``Logistic`` on hard labels pi
+    MiCRo, arXiv 2505.24846, stage 2, on the prior of stage 1. With eta = 1, fade = 0 and ``Logistic`` on hard labels pi
     is the posterior over heads, and training by it is soft EM. Anybody is ``of``, as is a person unheard of.
 
     Limits: eta = 0 is ``of``; eta without end is ``OfGroup`` where ``of`` weighs alike.
@@ -252,14 +252,14 @@ class Hedged(Remembered):
         said: the target of the method.
         price: the price of the method.
         eta: how fast a person's comparisons count.
-        keep: how much of a person's past counts a step later.
+        fade: the part of a person's past that is forgotten in a step in which the person speaks.
     """
 
     of: Mixed
     said: Target
     price: Objective = field(default_factory=Logistic)
     eta: float = 1.0
-    keep: float = 0.9
+    fade: float = 0.1
 
     @property
     def heads(self) -> int:  # type: ignore[override]
@@ -267,7 +267,7 @@ class Hedged(Remembered):
 
     @property
     def equation(self) -> str:
-        pi = f"pi_k = f_k exp(-{self.eta:g} L_k) / Z, L_k = the person's sum of < P, l(M_k) > kept by {self.keep:g}"
+        pi = f"pi_k = f_k exp(-{self.eta:g} L_k) / Z, L_k = the person's sum of < P, l(M_k) > faded by {self.fade:g}"
         return f"{self.of.equation}; f <- pi, {pi}"
 
     def log_weights(self, reading: Reading) -> Tensor:

@@ -7,6 +7,7 @@ from mmpo.targets.posterior import Posterior
 from mmpo.targets.ranked import LambdaRank, MinGap, Neighbours
 from mmpo.targets.selected import SmallLoss
 from mmpo.targets.votes import Votes
+from mmpo.targets.worst import Worst
 
 __all__ = [
     "BradleyTerry",
@@ -21,4 +22,5 @@ __all__ = [
     "SmoothUnsure",
     "Unflip",
     "Votes",
+    "Worst",
 ]
