@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from mmpo import __version__
-from mmpo.cli import calibrate, catalogue, changes, data, evaluate, judged, train
+from mmpo.cli import adapt, calibrate, catalogue, changes, data, evaluate, judged, train
 from mmpo.cli.options import command
 from mmpo.errors import GoneBad, UserError
 from mmpo.plain import plain
@@ -35,6 +35,7 @@ COMMANDS: tuple[tuple[Callable[..., None], dict[str, Any]], ...] = (
     (evaluate.evaluate, {}),
     (judged.judge, {}),
     (calibrate.calibrate, {}),
+    (adapt.adapt, {}),
     (changes.compare, {}),
     (changes.dissect, {}),
     (data.build, {}),
