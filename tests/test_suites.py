@@ -291,6 +291,7 @@ ROWS: dict[str, list[dict[str, Any]]] = {
     "judgebench": [judged("livebench-math", 0, 1, "B>A", 0), judged("mmlu-pro-law", 2, 1, "B>A", 1)],
     "judgebench-claude": [judged("livebench-math", 0, 1, "B>A", 0, "claude-3-5-sonnet")],
     "rag-rewardbench": [grounded("reason", "s", True, 0), grounded("reason", "s", False, 1)],
+    "rpr": [{"prompt": "p", "response_a": "1", "response_b": "2", "criteria_x": "small", "criteria_y": "large"}],
 }
 
 
@@ -327,6 +328,7 @@ def test_a_constant_scorer_earns_what_each_rule_gives_a_tie(tmp_path: Path) -> N
         "judgebench": 1.0,  # both labels are B>A
         "judgebench-claude": 1.0,
         "rag-rewardbench": 0.0,
+        "rpr": 0.5,
     }
     # The pair accuracy of the house counts a tie of the model one half.
     assert accuracy(1.0, 0.0) == 0.5

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from mmpo.data import texts
 from mmpo.data.compared import Compared
 from mmpo.data.pairs import Pair, pairs_of
+from mmpo.errors import UserError
 from mmpo.types import About, Datum, Message, Text
+
+Place = Literal["system", "user"]
+"""Where chat messages hold what stands in front of the question."""
 
 
 @dataclass(frozen=True)
@@ -60,3 +65,20 @@ def around(message: Message, before: str = "", after: str = "") -> Message:
         parts = [{"type": "text", "text": words} for words in (before, after)]
         return {**message, "content": [part for part in (parts[0], *content, parts[1]) if part.get("text") != ""]}
     return {**message, "content": f"{before}{texts.content(message)}{after}"}
+
+
+def in_front(prompt: Text, request: str, place: Place = "system") -> Text:
+    """The prompt with a request in front of it: in a block of its own of plain text; in the system message of chat
+    messages (in front of one that is there), or with ``place`` "user" in front of the first user turn. Raises UserError
+    for another place."""
+    if place not in ("system", "user"):
+        raise UserError(f"place is {place!r}; give 'system' or 'user'")
+    if isinstance(prompt, str):
+        return f"{request}\n\n{prompt}"
+    turns = list(prompt)
+    if place == "system" and not (turns and turns[0]["role"] == "system"):
+        return [{"role": "system", "content": request}, *turns]
+    at = next((n for n, turn in enumerate(turns) if turn["role"] == place), None)
+    if at is None:
+        return [{"role": place, "content": request}, *turns]
+    return [*turns[:at], around(turns[at], before=f"{request}\n\n"), *turns[at + 1 :]]

@@ -6,14 +6,11 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Literal
 
-from mmpo.data.answers import around
+from mmpo.data.answers import Place, in_front
 from mmpo.data.pairs import answers, graded_pairs
 from mmpo.errors import UserError
 from mmpo.types import Datum, Text
-
-Place = Literal["system", "user"]
 
 
 def goal_prompt(prompt: Text, goal: float, place: Place = "system") -> Text:
@@ -22,18 +19,7 @@ def goal_prompt(prompt: Text, goal: float, place: Place = "system") -> Text:
     Plain text gets the request in front. Chat messages get it in the system message (in front of one that is there),
     or with ``place`` "user" in front of the first user turn, for models whose chat template knows no system message.
     """
-    if place not in ("system", "user"):
-        raise UserError(f"place is {place!r}; give 'system' or 'user'")
-    request = f"Answer so that your answer is rated {goal:g}."
-    if isinstance(prompt, str):
-        return f"{request}\n\n{prompt}"
-    turns = list(prompt)
-    if place == "system" and not (turns and turns[0]["role"] == "system"):
-        return [{"role": "system", "content": request}, *turns]
-    at = next((n for n, turn in enumerate(turns) if turn["role"] == place), None)
-    if at is None:
-        return [{"role": place, "content": request}, *turns]
-    return [*turns[:at], around(turns[at], before=f"{request}\n\n"), *turns[at + 1 :]]
+    return in_front(prompt, f"Answer so that your answer is rated {goal:g}.", place)
 
 
 def add_goals(

@@ -15,6 +15,7 @@ from mmpo.evaluate.suites.ragrewardbench import RAG_REWARDBENCH
 from mmpo.evaluate.suites.rewardbench import REWARDBENCH, REWARDBENCH_PRIOR
 from mmpo.evaluate.suites.rewardbench2 import REWARDBENCH_2
 from mmpo.evaluate.suites.rmbench import RM_BENCH
+from mmpo.evaluate.suites.rpr import RPR
 from mmpo.evaluate.suites.run import Says, lines_of, run_suite
 from mmpo.evaluate.suites.suite import Item, Made, Outcome, Part, Rule, Suite, Value
 
@@ -43,6 +44,7 @@ SUITES: dict[str, Suite] = {
         JUDGEBENCH,
         JUDGEBENCH_CLAUDE,
         RAG_REWARDBENCH,
+        RPR,
     )
 }
 """The suites by name."""
