@@ -49,20 +49,23 @@ def voices_of(method: Method, asked: str | None) -> str | None:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a method reads of a datum beside its answers: responses with these roles, contrasts, marks."""
+    """What a method reads of a datum beside its answers: responses with these roles, contrasts, marks, attributes."""
 
     roles: frozenset[str]
     contrasts: bool
     marks: bool
+    attributes: bool = True
 
     @classmethod
-    def by(cls, method: Method) -> Wanted:
+    def by(cls, method: Method, voices: str | None = None) -> Wanted:
+        """``voices`` says whose voices the method is to tell apart, where it is not for the method to say."""
         roles = frozenset(role for role in ROLES if role.removesuffix("_of_worse") in method.needs)
-        return cls(roles, "contrasts" in method.needs, "marks" in method.needs)
+        attributes = voices_of(method, voices) == "attributes"
+        return cls(roles, "contrasts" in method.needs, "marks" in method.needs, attributes)
 
     def key(self) -> list[Any]:
         """The same as plain JSON values."""
-        return [sorted(self.roles), self.contrasts, self.marks]
+        return [sorted(self.roles), self.contrasts, self.marks, self.attributes]
 
     def __call__(self, datum: Datum, gone: Counter[str]) -> Datum:
         """The datum without the rest, which is counted. Twice is as once."""
@@ -76,6 +79,9 @@ class Wanted:
         if not self.marks and (marked := sum(bool(own.marks) for own in new.about)):
             gone["marked responses"] += marked
             new = replace(new, about=tuple(replace(own, marks=()) for own in new.about))
+        if new.attributes and not self.attributes:
+            gone["graded attributes"] += len(new.attributes)
+            new = replace(new, attributes={})
         return new if not new.about or any(own != About() for own in new.about) else replace(new, about=())
 
 

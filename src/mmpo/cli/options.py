@@ -40,11 +40,16 @@ class Rows:
         str | None, typer.Option(help="What a column 'margin' means: gap (graded), offset (additive) or ignore.")
     ] = None
     grade: Annotated[str | None, typer.Option(help="Which of several grades to use, such as helpfulness.")] = None
+    attributes: Annotated[
+        str | None, typer.Option(help="What else the responses were graded on and is read: all, or names, as a,b.")
+    ] = None
 
     def sources(self, paths: Sequence[str], **further: Any) -> list[Any]:
         from mmpo.data import Source
+        from mmpo.data.source import ALL
 
-        return [Source(path, **{**vars(self), **further}) for path in paths]
+        named = self.attributes if self.attributes in (None, ALL) else self.attributes.split(",")
+        return [Source(path, **{**vars(self), "attributes": named, **further}) for path in paths]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from mmpo.types import Datum, Judgement
 
 
 def rescale(data: Iterable[Datum], how: str, like: Iterable[Datum] | None = None) -> list[Datum]:
-    """Grades on another scale; stated gaps and the grades of annotators follow.
+    """Grades on another scale; stated gaps, the grades of annotators and those of attributes follow.
 
     "log1p": sign(q) log(1 + |q|), for heavy-tailed counts such as upvotes; "zscore": mean 0 and standard deviation 1
     over the data set; "minmax": 0 to 1 over the data set; "logit": log(q / (1 - q)), for grades that are probabilities
@@ -24,7 +24,8 @@ def rescale(data: Iterable[Datum], how: str, like: Iterable[Datum] | None = None
     as the training data are; by default that of the data themselves.
 
     Raises:
-        UserError: another name, a logit of what is no probability, or no grades to measure a scale by.
+        UserError: another name, a logit of what is no probability, also in an attribute, or no grades to measure a
+            scale by.
     """
     data = list(data)
     scale = Scale.of(how, *(numbers_of(data if like is None else like) if how in Scale.FITTED else ((), ())))
@@ -98,4 +99,15 @@ def rescaled(d: Datum, scale: Scale) -> Datum:
         grades=None if d.grades is None else line(d.grades),
         judgements=tuple(said(j) for j in d.judgements),
         annotator_grades={a: line(grades) for a, grades in d.annotator_grades.items()},
+        attributes={a: line(_probable(d, a, grades, scale)) for a, grades in d.attributes.items()},
     )
+
+
+def _probable(d: Datum, attribute: str, grades: Sequence[float | None], scale: Scale) -> Sequence[float | None]:
+    """The grades of an attribute, which no scale was measured by, if they can be put on it."""
+    if scale.how == "logit" and any(g is not None and not 0 <= g <= 1 for g in grades):
+        raise UserError(
+            f"{d.source or d.id}: rescale: logit is for probabilities between 0 and 1, and {attribute} is none; leave "
+            "the attribute out, or use log1p or zscore"
+        )
+    return grades

@@ -100,6 +100,7 @@ def _prepared(recipe: Recipe) -> tuple[Sequence[Row], int]:
         method=recipe.parts,
         cache=recipe.data_cache,
         workers=recipe.data_workers,
+        voices=recipe.voices,
     )
     examples, _ = prepare(given.data, tokenizer, recipe.limits, recipe.bad_rows, workers=recipe.data_workers or cores())
     sizes = sizes_of(examples)

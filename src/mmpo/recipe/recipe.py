@@ -62,7 +62,7 @@ class Recipe(BaseModel):
     Attributes:
         model: folder or hub id.
         method: ``{name: mmpo, gamma: 2.2}``; ``gamma: auto`` fits it to the data.
-        data, eval_data: sources, each a path or ``{path, split, weight, margin, grade, limit}``.
+        data, eval_data: sources, each a path or ``{path, split, weight, margin, grade, attributes, limit}``.
         task: policy or reward; derived from the method, and checked against it if given.
         reference: where a policy's reference log-probs come from: ``copy`` (a second model), ``adapter`` (LoRA
             switched off) or ``cached`` (computed once, before training). Default: adapter with LoRA, else copy.

@@ -66,6 +66,7 @@ def gather(
     method: Method | None = None,
     cache: Path | str | None = None,
     workers: int | None = None,
+    voices: str | None = None,
 ) -> Gathered:
     """Load and shape data: anything ``mmpo.data.load`` takes, or a list of Datum.
 
@@ -76,11 +77,12 @@ def gather(
     Args:
         cache: the folder of prepared data; default as ``mmpo.pieces.cache_home``.
         workers: processes that prepare; default: the cores that this process may use.
+        voices: whose voices the method is to tell apart; default: what it says.
     """
     shaping = Shaping(
         shape if like is None else Shape(rescale=shape.rescale),
         seed,
-        None if method is None else Wanted.by(method),
+        None if method is None else Wanted.by(method, voices),
         None if like is None else like.scale,
     )
     if isinstance(sources, list | tuple) and all(isinstance(item, Datum) for item in sources):

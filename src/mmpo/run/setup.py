@@ -115,6 +115,7 @@ def from_recipe(recipe: Recipe) -> Setup:
         method=recipe.parts,
         cache=recipe.data_cache,
         workers=recipe.data_workers,
+        voices=recipe.voices,
     )
     if recipe.quantize is not None:
         # Before the data are read, which may take long.
@@ -243,7 +244,7 @@ def bring_together(
         limits=limits,
         on_bad_row=on_bad_row,
         voices=vocabulary,
-        wanted=Wanted.by(method),
+        wanted=Wanted.by(method, heard),
         workers=data_workers or cores(),
     )
     examples, told = ready(data)
@@ -325,8 +326,7 @@ def bring_together(
 
 def _became(examples: StoredExamples, told: Told, further: str = "", which: str = "") -> list[str]:
     """What became of data on their way to examples, for the person who waits."""
-    lines = [f"{len(examples)} prompts{further}", told.cuts.summary()]
-    return [which + line for line in lines + told.left_out()]
+    return [which + line for line in (f"{len(examples)} prompts{further}; {told.cuts.summary()}", *told.left_out())]
 
 
 def _batching(
