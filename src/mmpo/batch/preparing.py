@@ -67,6 +67,10 @@ class Told:
         self.idle.update(more.idle)
         return self
 
+    def left_out(self) -> list[str]:
+        """Lines on what the method does not read."""
+        return [f"{n} {what} left out, since the method does not read them" for what, n in self.idle.items()]
+
     def as_dict(self) -> dict[str, Any]:
         return {"cuts": self.cuts.as_dict(), "stated": self.stated.as_dict(), "idle": dict(self.idle)}
 
