@@ -13,6 +13,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -114,6 +115,13 @@ def load_preference_model(name: str, tokenizer: Any, dtype: str = "float32", tru
             f"a preference model gives pairs of numbers, but {name} has {model.config.num_labels} "
             f"output{'s' * (model.config.num_labels > 1)}; leave out read_as"
         )
+    _check_padding(tokenizer)
+    return fitted(model, tokenizer)
+
+
+def load_encoder(name: str, tokenizer: Any, dtype: str = "float32", trust_remote_code: bool = False) -> Any:
+    """A model of any kind without its head, for its hidden states."""
+    model = _weights(AutoModel, name, dtype, trust_remote_code)
     _check_padding(tokenizer)
     return fitted(model, tokenizer)
 
