@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,7 +62,10 @@ def inspect(
 
 
 def build(
-    kind: Annotated[str, typer.Argument(help="What to make: goals, instructions, variants, phrases or strength.")],
+    kind: Annotated[
+        str,
+        typer.Argument(help="What to make: goals, instructions, variants, phrases, strength, contexts or outcomes."),
+    ],
     data: Data,
     out: Annotated[Path, typer.Option(help="A .jsonl file for the new data.")],
     rows: Rows,
@@ -69,29 +73,96 @@ def build(
     goals: Annotated[
         str | None, typer.Option(help="goals: numbers to ask for, as 1,5,10; else each prompt's own grades.")
     ] = None,
-    place: Annotated[str | None, typer.Option(help="goals: put them in the system or the user message.")] = None,
+    place: Annotated[
+        str | None, typer.Option(help="goals, contexts: put them in the system or the user message.")
+    ] = None,
     k: Annotated[int | None, typer.Option("--k", help="instructions: how many a prompt gets (3).")] = None,
     degrees: Annotated[int | None, typer.Option(help="variants: how many each answer gets (2).")] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=MOST_SEED, help="instructions: seed of what is drawn.")] = None,
     flip: Annotated[float | None, typer.Option(help="strength: share of the labels to turn round (0.2).")] = None,
     soften: Annotated[float | None, typer.Option(help="strength: share of the next ones to smooth (0).")] = None,
-    eps: Annotated[float | None, typer.Option(help="strength: by how much (0.1).")] = None,
+    eps: Annotated[
+        float | None,
+        typer.Option(help="strength: by how much (0.1). outcomes: pairs must differ by more than this (0.1)."),
+    ] = None,
+    template: Annotated[
+        str | None, typer.Option(help="contexts: how one is written, with {context} where it stands.")
+    ] = None,
+    pooled: Annotated[
+        bool, typer.Option("--pooled", help="contexts: one row a prompt without them, of all they say together.")
+    ] = False,
+    components: Annotated[
+        str | None, typer.Option(help="outcomes: their shares in the grade (outcome=0.5,rubric=0.5).")
+    ] = None,
+    scales: Annotated[
+        str | None, typer.Option(help="outcomes: lowest and highest value where not 0:1, as rubric=1:10.")
+    ] = None,
+    mode: Annotated[
+        str | None, typer.Option(help="outcomes: pairs that differ in the weighted grade, or by pareto in each.")
+    ] = None,
+    rubric: Annotated[
+        str | None, typer.Option(help="outcomes: read a judge's rubric by its overall number, or by its criteria.")
+    ] = None,
+    student: Annotated[
+        str | None, typer.Option(help="outcomes: model that tells the component outcome from the skills of a row.")
+    ] = None,
+    aggregate: Annotated[
+        str | None, typer.Option(help="outcomes: what it tells of several skills: mean, product or geometric.")
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="outcomes: of the student: float32, bfloat16 or float16.")] = None,
+    max_length: Length = None,
 ) -> None:
     """Make the data that some methods need: mmpo build goals ratings.jsonl --out goals.jsonl."""
-    from mmpo.data import load, to_row
-    from mmpo.data.build import build as make
+    from mmpo.data import to_row
+    from mmpo.data.build import build_rows
     from mmpo.data.ledger import in_words
     from mmpo.files import write_lines
 
     numbers = [number("goals", one, "give numbers, as 1,5,10") for one in goals.split(",")] if goals else None
     options: dict[str, Any] = {"goals": numbers, "place": place, "k": k, "degrees": degrees, "seed": seed}
-    options |= {"flip": flip, "soften": soften, "eps": eps}
-    if eps is not None and not soften:
+    options |= {"flip": flip, "soften": soften, "eps": eps, "template": template, "pooled": pooled or None}
+    options |= {"components": _shares(components), "scales": _ranges(scales)}
+    options |= {"mode": mode, "rubric": rubric, "aggregate": aggregate}
+    if kind == "strength" and eps is not None and not soften:
         raise UserError("--eps says by how much labels are smoothed, and none are; give --soften, or leave it out")
+    for name, value in (("aggregate", aggregate), ("dtype", dtype), ("max-length", max_length)):
+        if value is not None and student is None:
+            raise UserError(f"--{name} is for what a student tells; give --student, or leave it out")
     new_file(out, data)
-    loaded = load(rows.sources(data), on_bad_row=bad.rule)
-    made, counts = make(kind, loaded.data, **{name: value for name, value in options.items() if value is not None})
+    if student is not None:
+        from mmpo.evaluate.student import StudentModel
+
+        options["student"] = StudentModel.load(student, dtype=dtype or "float32", max_length=max_length)
+    stated = {name: value for name, value in options.items() if value is not None}
+    loaded, made, counts = build_rows(kind, rows.sources(data), on_bad_row=bad.rule, **stated)
     write_lines(out, map(to_row, made))
     for line in [*loaded.ledger.summary(), *in_words(kind, counts)]:
         print(line)
     print(f"built {len(made)} prompts of {len(loaded.data)}: {out}")
+
+
+def _shares(text: str | None) -> dict[str, float] | None:
+    """--components, name=share,..."""
+    mend = "give a share for each, as outcome=0.5,rubric=0.5"
+    found = {n: number("components", v, mend) for n, v in _named("components", text, mend)} if text else {}
+    return found or None
+
+
+def _ranges(text: str | None) -> dict[str, tuple[float, float]] | None:
+    """--scales, name=low:high,..."""
+    mend = "give the lowest and the highest value of each, as rubric=1:10"
+    found = {}
+    for name, value in _named("scales", text, mend) if text else ():
+        low, colon, high = value.partition(":")
+        if not colon:
+            raise UserError(f"--scales is {text!r}; {mend}")
+        found[name] = number("scales", low, mend), number("scales", high, mend)
+    return found or None
+
+
+def _named(option: str, text: str, mend: str) -> Iterator[tuple[str, str]]:
+    for part in text.split(","):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not name or not equals:
+            raise UserError(f"--{option} is {text!r}; {mend}")
+        yield name, value

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from mmpo.data.answers import Place, in_front
 from mmpo.data.read import Numbered
 from mmpo.data.rows import BadRow, Row, items, numbers, share, weight
+from mmpo.data.source import Source
 from mmpo.data.statements import vote
 from mmpo.errors import UserError
 from mmpo.types import Text
@@ -138,6 +139,10 @@ class Contexts:
 
     def __post_init__(self) -> None:
         contextual_prompt("", "", self.template, self.place)  # a wrong option before any row
+
+    def source(self, source: Source) -> Source:
+        """How the rows are read: as any others."""
+        return source
 
     def __call__(self, rows: Numbered) -> Numbered:
         for n, raw in rows:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from mmpo.data.collect import Rows, collect
 from mmpo.data.ledger import Ledger
 from mmpo.data.parse import Account, parse
-from mmpo.data.read import read
+from mmpo.data.read import Numbered, read
 from mmpo.data.source import Source
 from mmpo.errors import AtMost, OnBadRow, UserError
 from mmpo.types import Datum
@@ -27,7 +27,13 @@ class Loaded:
     ledger: Ledger
 
 
-def load(sources: Sources, *, on_bad_row: OnBadRow = "error", seed: int = 0) -> Loaded:
+def load(
+    sources: Sources,
+    *,
+    on_bad_row: OnBadRow = "error",
+    seed: int = 0,
+    reshape: Callable[[Numbered], Numbered] | None = None,
+) -> Loaded:
     """Read sources into memory; every row becomes one Datum (rows of one response each are gathered by prompt).
 
     Args:
@@ -35,11 +41,13 @@ def load(sources: Sources, *, on_bad_row: OnBadRow = "error", seed: int = 0) -> 
         on_bad_row: "error" stops at the first bad row; "drop" leaves bad rows out and counts them by reason, and
             ``AtMost`` does so up to a ceiling over all sources.
         seed: draws the share of a source whose weight is no whole number.
+        reshape: changes the rows before they are parsed. A row may become several, which keep its number and differ in
+            their ids.
 
     Raises:
         UserError: a bad row under "error", an unknown row shape, a source without one usable row.
     """
-    loaded = [_load_one(source, on_bad_row, seed + n) for n, source in enumerate(listed(sources, on_bad_row))]
+    loaded = [_load_one(source, on_bad_row, seed + n, reshape) for n, source in enumerate(listed(sources, on_bad_row))]
     ledger = Ledger.total(one.ledger for one in loaded)
     ledger.check(on_bad_row)
     return Loaded([d for one in loaded for d in one.data], ledger)
@@ -55,9 +63,12 @@ def listed(sources: Sources, on_bad_row: OnBadRow) -> list[Source]:
     return [Source.parse(one) for one in found]
 
 
-def _load_one(source: Source, on_bad_row: OnBadRow, seed: int) -> Loaded:
+def _load_one(
+    source: Source, on_bad_row: OnBadRow, seed: int, reshape: Callable[[Numbered], Numbered] | None
+) -> Loaded:
     told = Account(Ledger(source.path))
-    rows = parse(read(source), source, told, on_bad_row, source.limit)
+    raw = read(source)
+    rows = parse(raw if reshape is None else reshape(raw), source, told, on_bad_row, source.limit)
     parsed = list(tqdm(rows, desc=source.path, unit=" rows", unit_scale=True, delay=2, disable=None))
     ledger = told.close(source)
     drawn = collect(Rows.of(parsed), source, ledger, seed)
