@@ -22,7 +22,7 @@ from mmpo.data.ledger import Ledger, in_words
 from mmpo.data.load import listed
 from mmpo.data.piecewise import by_prompt, parse_source
 from mmpo.data.read import content, stamp
-from mmpo.data.scale import Scale, numbers_of
+from mmpo.data.scale import Numbers, Scale, numbers_of
 from mmpo.data.source import Source
 from mmpo.data.stored import ORDER, StoredData, encode
 from mmpo.errors import OnBadRow, UserError
@@ -30,10 +30,10 @@ from mmpo.needs import Wanted
 from mmpo.pieces import Pieces, account, blobs, finish, in_pieces, kept, numbers, on_disk, write_piece
 from mmpo.recipe import Shape
 from mmpo.run.record import fingerprint
-from mmpo.run.shaping import Counts, Numbers, Shaping, told_of
+from mmpo.run.shaping import Counts, Shaping, told_of
 from mmpo.types import VOICES, Datum, Method
 
-FORMAT = 3
+FORMAT = 4
 """Of prepared data on disk; another number makes them anew, as does another version of mmpo."""
 
 
@@ -185,19 +185,23 @@ def _numbers(
     """The ``numbers_of`` all merged data."""
     folder.mkdir(exist_ok=True)
     work = partial(_count, drawn, parsed, shaping)
-    pieces = Pieces(
-        folder, [one["numbers"] for one in in_pieces(cut, work, folder, workers, "reading grades", len(drawn))]
-    )
-    number, gap = pieces.column("number"), pieces.column("gap") == 1
-    return array("d", number[~gap].tobytes()), array("d", number[gap].tobytes())
+    told = list(in_pieces(cut, work, folder, workers, "reading grades", len(drawn)))
+    pieces = Pieces(folder, [one["numbers"] for one in told])
+    ends = np.cumsum(pieces.rows)[:-1]
+    number, kind = (np.split(pieces.column(name), ends) for name in ("number", "kind"))
+    found: Numbers = {}
+    for one, values, of in zip(told, number, kind, strict=True):
+        for n, name in enumerate(one["kinds"]):
+            found.setdefault(name, array("d")).frombytes(values[of == n].tobytes())
+    return found
 
 
 def _count(drawn: Drawn, parsed: Sequence[StoredData], shaping: Shaping, which: Whole, path: Path) -> dict[str, Any]:
     groups = shaping.merged(drawn.take(which).data(parsed), defaultdict(Counter))
-    grades, gaps = numbers_of(datum for _, group in groups for datum in group)
-    gap = np.repeat(np.array([0, 1], "u1"), [len(grades), len(gaps)])
-    write_piece(path, {"number": numbers(np.array(grades + gaps)), "gap": numbers(gap)})
-    return {"rows": len(which), "numbers": len(gap)}
+    found = numbers_of(datum for _, group in groups for datum in group)
+    kind = np.repeat(np.arange(len(found)), [len(line) for line in found.values()])
+    write_piece(path, {"number": numbers(np.concatenate(list(found.values()))), "kind": numbers(kind)})
+    return {"rows": len(which), "numbers": len(kind), "kinds": list(found)}
 
 
 def _prepare(drawn: Drawn, parsed: Sequence[StoredData], shaping: Shaping, which: Whole, path: Path) -> dict[str, Any]:

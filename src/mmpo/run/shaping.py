@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any
 
 from mmpo.data import cap_pairs, cap_responses, shuffle_responses, spread, texts
 from mmpo.data.merge import merged_groups
-from mmpo.data.scale import Scale, rescaled
+from mmpo.data.scale import Numbers, Scale, rescaled
 from mmpo.needs import Wanted
 from mmpo.recipe import Shape
 from mmpo.types import Datum
@@ -19,8 +18,6 @@ STEPS = ("not read by the method", "merging", "rescale", "spread", "max_response
 
 Counts = defaultdict[str, Counter[str]]
 """Step -> what it did -> how often."""
-
-Numbers: TypeAlias = "tuple[array[float], array[float]]"
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ class Shaping:
         how = self.shape.rescale
         if how is None or self.scale is not None:
             return self
-        return replace(self, scale=Scale.of(how, *(merged() if how in Scale.FITTED else ((), ()))))
+        return replace(self, scale=Scale.of(how, merged() if how in Scale.FITTED else {}))
 
     def shaped(self, groups: Sequence[tuple[int, list[Datum]]], counts: Counts) -> list[tuple[int, Datum]]:
         """The shape applied to what ``merged`` gave, each datum with the number of what it was made from."""
