@@ -13,6 +13,8 @@ from pairs import cross_entropy
 PAIRWISE: dict[str, Callable[..., Tensor]] = {
     "more": lambda y, momentum: -logsigmoid(y.r_w - y.r_l),
     "mmpo_more": lambda y, gamma, momentum: cross_entropy(y.r_w - y.r_l, torch.sigmoid(gamma * y.gap)),
+    # One attribute, which weighs 1; the grades are 3 and 3 + gap.
+    "orchestrator": lambda y, tau: ((y.r_w - 3 - y.gap) ** 2 + (y.r_l - 3) ** 2) / 2,
 }
 
 WORKED: dict[str, float] = {
@@ -20,4 +22,6 @@ WORKED: dict[str, float] = {
     "more": 0.474077,
     # p = sigmoid(1.1) = 0.750260: 0.750260 * 0.474077 + 0.249740 * 0.974077
     "mmpo_more": 0.598947,
+    # (1.2 - 3.5)^2 = (0.7 - 3)^2 = 5.29
+    "orchestrator": 5.29,
 }

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from mmpo.methods.entry import Entry
-from mmpo.objectives import Logistic
-from mmpo.scores import Given
+from mmpo.objectives import Logistic, Nothing
+from mmpo.regularizers import Orchestration, Regression
+from mmpo.scores import Given, RoutedVoices
 from mmpo.targets import BradleyTerry, Hard, MinNorm
 from mmpo.types import Method
 
@@ -30,6 +31,21 @@ def mmpo_more(gamma: float = 2.2, momentum: float = 0.99) -> Method:
     return Method(MinNorm(BradleyTerry(gamma), momentum=momentum), Given(), Logistic())
 
 
+def orchestrator(tau: float = 1.0) -> Method:
+    """A reward of several attributes that weighs them by the prompt.
+
+    It predicts the grades of each attribute, and from the prompt alone in which of them the preferred response will
+    be good: those count. Needs graded attributes and, to say which response is preferred, a grade, votes or ranks
+    beside; bring attributes to one scale with ``shape: {rescale: zscore}``. Take it where what matters differs from
+    prompt to prompt, such as safety here and correctness there. Leave it where one weighting serves all
+    (``helpsteer2``), and for encoders, which it refuses. It learns what preferred responses are good at, not what made
+    them preferred: an attribute in which all answers of a prompt excel weighs much. ``voice_weights`` in the recipe put
+    fixed weights in place of the prompt's. Relations: with one attribute it is ``helpsteer2``; not ``pro``, which is
+    Preference Ranking Optimization.
+    """
+    return Method(Hard(), RoutedVoices(), Nothing(), ((1.0, Regression()), (1.0, Orchestration(tau))))
+
+
 ENTRIES = (
     Entry(
         more,
@@ -42,5 +58,12 @@ ENTRIES = (
         mmpo_more,
         "Margin Matching Preference Optimization, with the weights of On Diversified Preferences",
         "2312.07401",
+    ),
+    Entry(
+        orchestrator,
+        "Preference Orchestrator: Prompt-Aware Multi-Objective Alignment for Large Language Models",
+        "2511.10656",
+        page=33,
+        values="tau is not printed in the abstract",
     ),
 )

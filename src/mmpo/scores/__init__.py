@@ -7,6 +7,7 @@ from mmpo.scores.groups import GlobalMixture, Hedged, OfGroup, Routed, RoutedMix
 from mmpo.scores.lists import AnchoredMeanLogProb
 from mmpo.scores.peers import PeerReviewed
 from mmpo.scores.people import IdealDirection, IdealPoint
+from mmpo.scores.routed import RoutedVoices
 from mmpo.scores.sequence import Given, LogOdds, LogProb, LogRatio, MeanLogProb, MeanLogRatio, ScaledReference
 from mmpo.scores.skew import GatedSkew, SkewSymmetric
 from mmpo.scores.tokens import (
@@ -17,7 +18,7 @@ from mmpo.scores.tokens import (
     WeightedLogRatio,
     opening_log_ratio,
 )
-from mmpo.scores.voices import PerVoice
+from mmpo.scores.voices import PerVoice, WeightedVoices
 from mmpo.types import Score
 
 __all__ = [
@@ -46,9 +47,11 @@ __all__ = [
     "PerVoice",
     "Routed",
     "RoutedMixture",
+    "RoutedVoices",
     "ScaledReference",
     "SkewSymmetric",
     "WeightedLogRatio",
+    "WeightedVoices",
     "opening_log_ratio",
 ]
 
@@ -65,6 +68,7 @@ KINDS: dict[str, type[Score]] = {
         Given,
         PeerReviewed,
         PerVoice,
+        WeightedVoices,
         IdealPoint,
         IdealDirection,
         SkewSymmetric,
@@ -72,6 +76,7 @@ KINDS: dict[str, type[Score]] = {
         GaussianReward,
         Routed,
         RoutedMixture,
+        RoutedVoices,
         GlobalMixture,
         OfGroup,
         Hedged,
