@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from transformers import LlamaForSequenceClassification
 
 from conftest import tiny_config
@@ -21,8 +18,7 @@ from mmpo.errors import UserError
 from mmpo.evaluate.scoring import READ_AS, Scorer
 from mmpo.evaluate.suites import SUITES, Made, evaluate_suite
 from mmpo.evaluate.suites.rules import each_subset, pooled, stacked, strict
-from mmpo.scores import SkewSymmetric
-from mmpo.types import About, Datum, Reading
+from mmpo.types import About, Datum
 from tiny import ROWS, plain, saved
 
 DATA = [Datum(str(n), row["prompt"], tuple(row["responses"])) for n, row in enumerate(ROWS)]
@@ -45,57 +41,6 @@ def folders(tiny_policy: Any, tiny_reward: Any, tiny_tokenizer: Any, tmp_path_fa
     embedding = LlamaForSequenceClassification(tiny_config(tiny_tokenizer, num_labels=4))
     made = {"policy": tiny_policy(0), "base": tiny_policy(1), "reward": tiny_reward(0), "embedding": embedding}
     return {name: saved(model, tokenizer, root / name) for name, model in made.items()}
-
-
-# ---------------------------------------------------------------------------------------------- skew-symmetric margins
-
-
-def embedded(v: Any, mask: Any = None) -> Reading:
-    v = torch.as_tensor(v, dtype=torch.float64)[None]
-    there = torch.ones(v.shape[:2], dtype=torch.bool) if mask is None else torch.as_tensor(mask)[None]
-    return Reading(mask=there, outputs=v)
-
-
-def test_the_product_by_hand() -> None:
-    """1 (-1) - 2 (.5) + 3 (0) - 4 (2) = -10, and the other way round +10."""
-    m = SkewSymmetric(1.0)(embedded([[1, 2, 3, 4], [0.5, -1, 2, 0]]))[0]
-    assert m.tolist() == [[0, -10], [10, 0]]
-
-
-def test_a_reward_beside_a_one_is_bradley_terry() -> None:
-    r = torch.tensor([0.3, -1.2, 2.5], dtype=torch.float64)
-    score, reading = SkewSymmetric(1.0), embedded(torch.stack([r, torch.ones(3)], -1))
-    assert torch.allclose(score(reading)[0], r[:, None] - r[None])
-    assert torch.allclose(score.rewards(reading)[0], r - r.mean())
-
-
-def test_a_cycle_is_sure_all_the_way_round() -> None:
-    """Three unit vectors 120 degrees apart: a margin is sin 120 = .866025, so P = .703918, and .999827 at tau = .1."""
-    angles = [2 * math.pi * k / 3 for k in range(3)]
-    reading = embedded([[math.cos(a), math.sin(a)] for a in angles])
-    for beta, p in ((1.0, 0.703918), (10.0, 0.999827)):
-        won = torch.sigmoid(SkewSymmetric(beta)(reading)[0])
-        assert [float(won[k, (k + 1) % 3]) for k in range(3)] == pytest.approx([p] * 3, abs=1e-6)
-    assert SkewSymmetric().rewards(reading)[0].tolist() == pytest.approx([0, 0, 0], abs=1e-12)
-
-
-def test_rewards_are_row_means_and_absent_responses_do_not_count() -> None:
-    v = np.random.default_rng(0).normal(size=(4, 6))
-    score = SkewSymmetric(1.0)
-    m = score(embedded(v))[0]
-    assert torch.allclose(score.rewards(embedded(v))[0], m.mean(1))
-    assert torch.allclose(score.rewards(embedded(v, [True, True, True, False]))[0, :3], m[:3, :3].mean(1))
-
-
-@given(st.floats(0, 6.28), st.floats(0.1, 3), st.integers(0, 99))
-def test_turning_all_vectors_changes_nothing_and_scaling_them_squares(angle: float, scale: float, seed: int) -> None:
-    v = np.random.default_rng(seed).normal(size=(3, 2, 2))
-    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    score = SkewSymmetric(1.0)
-    m = score(embedded(v.reshape(3, 4)))
-    assert torch.allclose(score(embedded((v @ turn.T).reshape(3, 4))), m, atol=1e-9)
-    assert torch.allclose(score(embedded(scale * v.reshape(3, 4))), scale**2 * m, atol=1e-9)
-    assert torch.equal(m, -m.mT)
 
 
 # ---------------------------------------------------------------------------------------------- ways to read a model
