@@ -165,13 +165,13 @@ def transfer(
 def _check(ours: int, theirs: int) -> None:
     if ours < 2 or theirs < 2:
         raise UserError(
-            f"the source has {ours} graded answers and the target {theirs} answers; at least 2 of each are matched. Give "
-            "scores: ranks are no grades here, since they mean nothing from prompt to prompt"
+            f"the source has {ours} graded answers and the target {theirs} answers; at least 2 of each are matched. "
+            "Give scores: ranks are no grades here, since they mean nothing from prompt to prompt"
         )
     if max(ours, theirs) > MOST:
         raise UserError(
-            f"{ours} graded answers and {theirs} to label; at most {MOST} of each are matched at once. Split the files, "
-            "by kind of prompt where there are kinds"
+            f"{ours} graded answers and {theirs} to label; at most {MOST} of each are matched at once. Split the "
+            "files, by kind of prompt where there are kinds"
         )
 
 
