@@ -24,6 +24,7 @@ LACKING = {
     "annotators": ("names of annotators", "give annotator"),
     "attributes": ("graded attributes", "set attributes: all on their source"),
     "subsets": ("names of subsets", "give subset, or several sources"),
+    "voice_grades": ("grades by voices", "set attributes: all on their source, or give annotator_scores"),
 }
 """What data may lack, in words, and the mend."""
 

@@ -20,7 +20,7 @@ class Stated:
 
     Attributes:
         counts: "comparisons", those "with votes", "bare labels"; responses with "marks"; data with "prompts" of their
-            responses' own; "contrasts"; and responses of each role.
+            responses' own; "contrasts"; "voice_grades"; and responses of each role.
         voices: the numbers of the voices that said something.
         degree: the largest degree of a variant; -1 where none has one.
     """
@@ -49,6 +49,7 @@ class Stated:
             }
         )
         if said.voices is not None:
+            self.counts["voice_grades"] += int((~said.voices.quality.isnan()).sum())
             self.voices |= {*said.voices.who.unique().tolist()} - {-1, 0}
         for role in ROLES:
             if role.startswith("variant"):

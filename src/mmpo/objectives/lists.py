@@ -39,6 +39,13 @@ def won(p: Tensor) -> Tensor:
     return (p + p.mT).where(beats(p), 0.0)
 
 
+def shared(p: Tensor, m: Tensor, share: Tensor) -> Tensor:
+    """-sum_i w_i log softmax(s)_i over the compared responses of a list, at its mean weight: P and M [B, K, K], shares
+    w [B, K] that are 0 for the other responses -> [B]."""
+    others = listed(p).unsqueeze(-2) & ~torch.eye(m.shape[-1], dtype=torch.bool, device=m.device)
+    return mean_weight(p) * (share * log1p_sum_exp(-m.masked_fill(~others, math.inf))).sum(-1)
+
+
 class Ordered(Objective):
     """A price that reads who is better and what a comparison weighs, and no more of P."""
 
@@ -129,6 +136,32 @@ class ListNet(Objective):
     def __call__(self, p: Tensor, m: Tensor, evidence: Evidence) -> Tensor:
         there = listed(p)
         share = win_rate(p) * there
-        share = share / share.sum(-1, keepdim=True).clamp_min(torch.finfo(p.dtype).tiny)
-        others = there.unsqueeze(-2) & ~torch.eye(m.shape[-1], dtype=torch.bool, device=m.device)
-        return mean_weight(p) * (share * log1p_sum_exp(-m.masked_fill(~others, math.inf))).sum(-1)
+        return shared(p, m, share / share.sum(-1, keepdim=True).clamp_min(torch.finfo(p.dtype).tiny))
+
+
+@dataclass(frozen=True)
+class ListOdds(Objective):
+    """How far the model's shares are from those that have the odds of the comparisons: L = KL(w || softmax(s)).
+
+    w_i / w_j = P_ij / P_ji, so under ``targets.BradleyTerry(gamma)`` w = softmax(gamma q). SteerLM 2.0, arXiv
+    2406.08673: with q the log of an importance weight and s = log pi - log ref it is the paper's monitored distance,
+    and its gradient that of the paper's update sum_i (w_i - b_i) (-log pi_i), b = softmax(s). At the optimum every
+    M_ij = gamma (q_i - q_j), as under ``Logistic``; away from it a wrong response counts by its share of the list.
+    Where some two responses of a list were never compared, log w is the mean of the log-odds that there are, which is
+    exact for whole lists alone. Odds beyond e^87 are cut. Limits: K = 2 is ``Logistic`` less the entropy of P.
+    Relations: ``ListNet`` has shares that are mean win probabilities, which are flatter.
+    """
+
+    listwise = True
+
+    @property
+    def equation(self) -> str:
+        return "L = sum_i w_i (log w_i - log softmax(s)_i), w_i / w_j = P_ij / P_ji"
+
+    def __call__(self, p: Tensor, m: Tensor, evidence: Evidence) -> Tensor:
+        there = listed(p)
+        log = p.clamp_min(torch.finfo(torch.float32).tiny).log()
+        odds = torch.where((p != 0) | (p.mT != 0), log - log.mT, 0.0)
+        level = odds.sum(-1) / there.sum(-1, keepdim=True).clamp_min(1)
+        share = level.masked_fill(~there, torch.finfo(p.dtype).min).softmax(-1) * there
+        return shared(p, m, share) + mean_weight(p) * torch.xlogy(share, share).sum(-1)

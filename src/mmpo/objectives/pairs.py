@@ -128,6 +128,29 @@ class Steeper(Around):
 
 
 @dataclass(frozen=True)
+class GapWeighted(Around):
+    """A price that counts by the graded gap: l(M) <- |q_i - q_j| l(M).
+
+    The scaled Bradley-Terry loss of HelpSteer2-Preference, arXiv 2410.01257: a strength of 3 counts as three
+    comparisons, and one of 0 as none. The unit of the grades scales the loss. Limits: gaps of 1 are the price inside.
+    Relations: ``GapLogistic`` asks for a wider lead instead, ``targets.BradleyTerry`` for a certain one.
+    """
+
+    of: Objective
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return super().needs | {"grades"}
+
+    @property
+    def equation(self) -> str:
+        return f"{self.of.equation}, each price times |q_i - q_j|"
+
+    def price(self, m: Tensor, evidence: Evidence) -> Tensor:
+        return evidence.gap.abs() * self.of.price(m, evidence)
+
+
+@dataclass(frozen=True)
 class Times(Around):
     """A price ``by`` times as high, for methods that weigh it against a regulariser of weight 1."""
 

@@ -75,6 +75,8 @@ class Recipe(BaseModel):
         statistics: what to log of a policy besides: ``entropy``, ``hits``.
         voices: whose voices a method tells apart that can tell some: ``annotators`` (people and judges),
             ``attributes`` (what responses were graded on) or ``subsets`` (parts of the data). Default: the method's.
+        voice_weights: how much each voice counts in the reward of a model with an output for each, by name; one that is
+            not named counts nothing. Default: all alike.
         head_learning_rate: of what is learned beside the model, such as a table of people; default: learning_rate.
         lora: keys of peft.LoraConfig.
         quantize: the frozen base under LoRA takes 4 or 8 bits a weight (``4bit``, ``8bit``).
@@ -105,6 +107,7 @@ class Recipe(BaseModel):
     micro_batch_tokens: int | None = Field(default=None, ge=1)
     statistics: list[Literal["entropy", "hits"]] = []
     voices: Literal["annotators", "attributes", "subsets"] | None = None
+    voice_weights: dict[str, float] | None = Field(default=None, min_length=1)
     head_learning_rate: float | None = Field(default=None, gt=0)
     lora: dict[str, Any] | None = None
     quantize: Bits | None = None

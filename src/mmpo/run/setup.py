@@ -38,6 +38,7 @@ from mmpo.run.equip import reader_of, reference_kind
 from mmpo.run.gather import Gathered, cores, gather
 from mmpo.run.loop import GradedTrainer
 from mmpo.run.weights import loaded, made_trainable
+from mmpo.scores.voices import weighed
 from mmpo.types import Datum, Method, Reader
 
 DEFAULT_LIMITS = Limits()
@@ -138,6 +139,7 @@ def from_recipe(recipe: Recipe) -> Setup:
         micro_batch_tokens=recipe.micro_batch_tokens,
         statistics=tuple(recipe.statistics),
         voices=recipe.voices,
+        voice_weights=recipe.voice_weights,
         head_learning_rate=recipe.head_learning_rate,
         limits=recipe.limits,
         pad_token=recipe.pad_token,
@@ -175,6 +177,7 @@ def bring_together(
     micro_batch_tokens: int | None = None,
     statistics: Sequence[str] = (),
     voices: str | None = None,
+    voice_weights: Mapping[str, float] | None = None,
     head_learning_rate: float | None = None,
     limits: Limits = DEFAULT_LIMITS,
     pad_token: str | None = None,
@@ -204,6 +207,7 @@ def bring_together(
             prompt; the gradient is that of the whole. Default: 2,048 on a CPU, 8,192 elsewhere.
         statistics: what to read besides log-probs: "entropy", "hits" (argmax hits).
         voices: whose voices are told apart: "annotators", "attributes" or "subsets"; default: what the method says.
+        voice_weights: how much each voice counts in the reward of a model with an output for each; default: all alike.
         head_learning_rate: of what is learned beside the model; default: that of the model.
         limits: how long prompts and responses may be.
         pad_token: names the padding token; a new one is added to the vocabulary.
@@ -228,6 +232,8 @@ def bring_together(
     heard = voices_of(method, voices)
     vocabulary = None if heard is None else Vocabulary.of(heard, data)
     told_apart = 1 if vocabulary is None else len(vocabulary)
+    if voice_weights is not None:
+        method = weighed(method, {} if vocabulary is None else vocabulary.numbers, voice_weights)
     model = loaded(model, tokenizer, method, told_apart, dtype, trust_remote_code, quantized, args)
     outputs: list[str] = []
     if "outputs" in method.needs:
@@ -255,6 +261,9 @@ def bring_together(
     if method.task == "policy" and collator.frame is not None and not model.config.is_decoder:
         raise UserError(f"{name} is an encoder and cannot write; a policy needs a decoder, or take method mmpo_reward")
     account = ["trust_remote_code: code that comes with the models is run"] if trust_remote_code else []
+    if voice_weights is not None:
+        given = ", ".join(f"{name} {weight:g}" for name, weight in voice_weights.items())
+        account.append(f"weights in the reward: {given}{', all others 0' * (len(voice_weights) < told_apart - 1)}")
     if heard == "annotators" and told_apart == 1:
         account.append("nobody is named, so all labels count as one person's; name who gave them (annotator)")
     account += _became(examples, told, f": {', '.join(f'{n} {of}' for of, n in stated.items())}")

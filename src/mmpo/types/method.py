@@ -45,7 +45,8 @@ class Part:
       the learned heads "degree" and "token_weights", and "outputs" (several outputs of a reward model);
     - of the evidence: "grades", "votes", "offset" (a graded gap read as an additive margin), "marks", "contrasts",
       "prompts" (own prompts of the responses), "rationale", "rollout", "variant" (responses with that role), and whose
-      voices are told apart: "annotators", "attributes" or "subsets" (parts of the data, such as data sets).
+      voices are told apart: "annotators", "attributes" or "subsets" (parts of the data, such as data sets); and
+      "voice_grades" (grades that these voices gave).
 
     A part may have weights of its own beside the model's: ``tables``, and linear heads ``on_prompt``.
 
