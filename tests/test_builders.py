@@ -22,6 +22,7 @@ from mmpo.cli import main
 from mmpo.data import load, merge, pairs_of, texts, to_row
 from mmpo.data.answers import Beside, around, ranking, with_more
 from mmpo.data.build import BUILDERS, build
+from mmpo.data.build import KINDS as EVERY
 from mmpo.data.goals import add_goals, goal_prompt
 from mmpo.data.instructed import add_instructions, build_inter, build_intra
 from mmpo.data.instructions import KINDS, Instruction, instructed
@@ -38,6 +39,12 @@ CHAT = [{"role": "user", "content": "2 + 2?"}]
 
 def pair(*grades: float, prompt: Text = "2 + 2?") -> Datum:
     return Datum("a", prompt, tuple(f"answer {n}" for n in range(len(grades))), grades=grades)
+
+
+def with_components(d: Datum) -> Datum:
+    """The datum with the components of a tutor: the first response is the better one by both."""
+    line = tuple(1 / (1 + i) for i in range(len(d.responses)))
+    return replace(d, attributes={"outcome": line, "rubric": line})
 
 
 def p_of(datum: Datum, target: Any) -> torch.Tensor:
@@ -572,7 +579,7 @@ def test_what_is_built_loads_back(
 @pytest.mark.parametrize("kind", BUILDERS)
 def test_what_is_built_becomes_tokens(kind: str, rows: str, tiny_tokenizer: Any) -> None:
     encode = encoder(tiny_tokenizer, Limits(1024))
-    made = build(kind, load(rows).data)[0]
+    made = build(kind, [with_components(d) for d in load(rows).data])[0]
     for d, one in zip(made, map(encode, made), strict=True):
         whole = [tiny_tokenizer.decode([*one.prompt, *ids]) for ids in one.responses]
         assert len(whole) == len(d.responses)
@@ -623,7 +630,7 @@ def test_the_page_shows_what_a_command_makes(command: str, given: str, made: str
 
 
 def test_the_page_shows_every_kind() -> None:
-    assert [shown[0].split()[2] for shown in SHOWN] == list(BUILDERS)
+    assert [shown[0].split()[2] for shown in SHOWN] == list(EVERY)
 
 
 @pytest.mark.parametrize("kind", BUILDERS)
@@ -634,10 +641,13 @@ def test_real_data(kind: str, shared_data: Path, tmp_path: Path) -> None:
     if kind == "strength":
         grades = [tuple(float(len(response)) for response in d.responses) for d in data]
         data = [replace(d, grades=g, annotator_grades={"m": g}) for d, g in zip(data, grades, strict=True)]
+    if kind == "outcomes":
+        data = [with_components(d) for d in data]
     made, counts = build(kind, data)
     assert counts["data in"] == 100 and len(made) >= 100
     (tmp_path / "built.jsonl").write_text("".join(json.dumps(to_row(d)) + "\n" for d in made), encoding="utf-8")
-    again = load(str(tmp_path / "built.jsonl")).data
+    more = {"attributes": "all"} if kind == "outcomes" else {}
+    again = load({"path": str(tmp_path / "built.jsonl"), **more}).data
     assert [replace(d, source="") for d in again] == [replace(d, source="") for d in made]
     merged, _ = merge(again)
     assert sum(len(pairs_of(d)) for d in merged) == sum(len(pairs_of(d)) for d in made)
@@ -645,5 +655,10 @@ def test_real_data(kind: str, shared_data: Path, tmp_path: Path) -> None:
     if kind == "goals":
         assert sum(p_of(d, Hard())[0, 1] for d in made) == sum(p_of(d, Hard())[1, 0] for d in made) == 100
     else:
-        done = {"instructions": "contrasts", "variants": "variants", "phrases": "phrases"}.get(kind, "labels flipped")
+        done = {
+            "instructions": "contrasts",
+            "variants": "variants",
+            "phrases": "phrases",
+            "outcomes": "pairs kept",
+        }.get(kind, "labels flipped")
         assert counts[done] > 15
