@@ -74,6 +74,8 @@ IMPOSSIBLE: dict[str, str] = {
     "--soften": "2",
     "--eps": "2",
     "--seed": "-1",
+    "--person": "nobody",
+    "--smooth": "-1",
 }
 """A value of each option that nothing can work with."""
 

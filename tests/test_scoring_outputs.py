@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from transformers import (
 from conftest import tiny_config
 from mmpo import methods, scores
 from mmpo.batch import Limits, Vocabulary
+from mmpo.cli import main
+from mmpo.data import to_row
 from mmpo.errors import UserError
 from mmpo.evaluate.recorded import part_record, recorded_part
 from mmpo.evaluate.scoring import Scorer
@@ -91,7 +94,7 @@ def test_each_voice_has_its_own_view(run: Path) -> None:
         for mine, all_of_them in zip(own.rewards, found.facets, strict=True):
             np.testing.assert_allclose(mine, all_of_them[:, place], atol=1e-12)
         assert own.data == found.data and own.margins is None
-    with pytest.raises(UserError, match=r"knows no attribute 'deph'. Did you mean 'depth'.*mmpo adapt"):
+    with pytest.raises(UserError, match=r"knows no attribute 'deph'. Did you mean 'depth'\?$"):
         found.view("deph")
 
 
@@ -115,3 +118,47 @@ def test_a_model_of_one_reward_has_one_view(base: str, tmp_path: Path) -> None:
     assert found.facets is None and found.facet_names == []
     with pytest.raises(UserError, match="one view for all"):
         found.view("ann")
+
+
+# ---------------------------------------------------------------------------------------------- people, from the CLI
+
+
+def code(words: list[str]) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    return int(ended.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def people(base: str, tmp_path_factory: Any) -> Path:
+    """A reward for each person, and the rows that they graded."""
+    folder: Path = tmp_path_factory.mktemp("people")
+    with_names = [replace(datum, attributes={}) for datum in DATA]
+    train(base, "mmpo_voices", with_names, arguments(folder / "run"), limits=Limits(100), voices="annotators")
+    rows = "".join(json.dumps(to_row(datum)) + "\n" for datum in with_names)
+    (folder / "rows.jsonl").write_text(rows)
+    return folder
+
+
+def test_score_writes_what_each_person_sees(people: Path, capsys: Any) -> None:
+    words = ["score", str(people / "run"), str(people / "rows.jsonl"), "--out", str(people / "out.jsonl")]
+    assert code([*words, "--person", "all"]) == 0
+    rows = [json.loads(line) for line in (people / "out.jsonl").read_text().splitlines()]
+    assert len(rows) == len(DATA)
+    for row in rows:
+        assert row["model_scores_by"] == row["model_scores_of"] and set(row["model_scores_of"]) == {"ann", "bob"}
+        mean = np.mean([row["model_scores_of"]["ann"], row["model_scores_of"]["bob"]], axis=0)
+        np.testing.assert_allclose(row["model_scores"], mean, atol=1e-6)
+    assert code([*words, "--person", "bob"]) == 0
+    alone = [json.loads(line) for line in (people / "out.jsonl").read_text().splitlines()]
+    assert [row["model_scores_of"] for row in alone] == [{"bob": row["model_scores_of"]["bob"]} for row in rows]
+    assert code([*words, "--person", "bbo"]) == 2
+    assert "knows no annotator 'bbo'. Did you mean 'bob'?; mmpo adapt places a new one" in capsys.readouterr().err
+
+
+def test_score_of_a_person_needs_a_model_that_knows_people(run: Path, base: str, tmp_path: Path, capsys: Any) -> None:
+    train(base, "mmpo_reward", DATA, arguments(tmp_path / "run"), limits=Limits(100))
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "p", "responses": ["a", "b"]}) + "\n")
+    words = ["score", str(tmp_path / "run"), str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "out.jsonl")]
+    assert code([*words, "--person", "all"]) == 2
+    assert "one view for all" in capsys.readouterr().err

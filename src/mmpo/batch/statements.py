@@ -281,7 +281,10 @@ def _annotators(datum: Datum, numbers: Mapping[str, int], weight: Floats, by_gra
     graded = given[:, :, None] & given[:, None, :] & (weight != 0)
     graded[0] = (by_grade != 0) & (weight != 0) & ~graded.any(0)
     quality[0] = np.where(graded[0].any(-1), _grades(datum.grades, k), np.nan)
-    tallies = [_tally([j for j in datum.judgements if j.annotator == name], k) for name in (None, *names)]
+    told: dict[str | None, list[Judgement]] = {name: [] for name in (None, *names)}
+    for judgement in datum.judgements:
+        told[judgement.annotator].append(judgement)
+    tallies = [_tally(theirs, k) for theirs in told.values()]
     votes, stated, _, heard, times = (np.stack(values) for values in zip(*tallies, strict=True))
     times += graded
     # Where nobody has a vote, such as with a count of 0, all who said something share alike.

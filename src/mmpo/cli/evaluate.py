@@ -16,6 +16,9 @@ from mmpo.errors import OnBadRow, UserError, nearest
 PROBED = "mrmbench"
 """A benchmark of what hidden states know, beside the suites, which see margins only."""
 
+EVERYBODY = "all"
+"""The person that stands for all that the model knows."""
+
 
 def score(
     model: Model,
@@ -24,8 +27,18 @@ def score(
     loading: Loading,
     rows: Rows,
     bad: BadRows,
+    person: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Also the scores as this person sees them, one that the model was trained with; may be given several "
+            "times, or once as all."
+        ),
+    ] = None,
 ) -> None:
-    """Add the model's score to every response, and the probability of each comparison where it is calibrated."""
+    """Add the model's score to every response, and the probability of each comparison where it is calibrated.
+
+    Of a model with several rewards also by each of its groups or attributes.
+    """
     from mmpo.data import load, to_row
     from mmpo.evaluate.calibrate import beside
     from mmpo.evaluate.columns import columns
@@ -36,7 +49,8 @@ def score(
     scorer = loading.scorer(model)
     calibration, told = beside(model, scorer)
     scored = scorer(loaded.data, bad.rule)
-    said = columns(scored, None if calibration is None else calibration.fit)
+    of = scored.voices if person == [EVERYBODY] and scored.voices else person or []
+    said = columns(scored, None if calibration is None else calibration.fit, of)
     write_lines(out, ({**to_row(datum), **more} for datum, more in zip(scored.data, said, strict=True)))
     for line in [*loaded.ledger.summary(), scored.cuts["summary"], *told]:
         print(line)

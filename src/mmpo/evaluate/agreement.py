@@ -39,6 +39,12 @@ def nll(p: ArrayLike, m: ArrayLike) -> Floats:
     return np.logaddexp(0.0, m) - np.asarray(p, float) * m
 
 
+def entropy(p: ArrayLike) -> Floats:
+    """The entropy of shares in nats, the floor of ``nll``: -p log p - (1 - p) log(1 - p)."""
+    p, tiny = np.asarray(p, float), np.finfo(float).tiny
+    return np.asarray(-p * np.log(np.maximum(p, tiny)) - (1 - p) * np.log(np.maximum(1 - p, tiny)))
+
+
 def brier(p: ArrayLike, m: ArrayLike) -> Floats:
     """Squared distance of probability and share, (sigmoid(m) - p)^2 (Brier, 1950, for two outcomes, one counted)."""
     return np.asarray(np.square(sigmoid(m) - np.asarray(p, float)))

@@ -17,19 +17,33 @@ from mmpo.evaluate.scored import Scored
 from mmpo.types import Datum
 
 
-def columns(scored: Scored, probability: Callable[[Floats], Floats] | None = None) -> Iterator[dict[str, Any]]:
+def columns(
+    scored: Scored, probability: Callable[[Floats], Floats] | None = None, of: Sequence[str] = ()
+) -> Iterator[dict[str, Any]]:
     """For each datum ``model_scores``, one number a response, None for those beside the answers; with a calibrated
     ``probability`` of a margin also ``model_p``; of a model that only compares also ``model_margins``, [K][K].
 
     ``model_p`` lists [i, j, p]: the probability p that i is preferred to j, for the pairs that were compared, or for
-    all pairs of answers where none was. Raises UserError for an answer whose score is no finite number.
+    all pairs of answers where none was. Of a model with several rewards ``model_scores_by`` holds the scores by each
+    group, attribute or prototype, ``model_weights`` how much each of them counts for the prompt where that is known,
+    and ``model_scores_of`` the scores as each of the voices ``of`` sees them. All others are anybody's view.
+    Raises UserError for an answer whose score is no finite number, and for a voice that the model does not know.
     """
-    for datum, rewards, said in zip(scored.data, scored.rewards, scored.said, strict=True):
+    seen = {name: scored.view(name).rewards for name in of}
+    weights = scored.weights
+    for place, (datum, rewards, said) in enumerate(zip(scored.data, scored.rewards, scored.said, strict=True)):
         _check(datum, rewards)
         row: dict[str, Any] = {"model_scores": _plain(rewards)}
         m = margins(np.asarray(said, float))
         if scored.margins is not None:
             row["model_margins"] = [_plain(line) for line in m]
+        if scored.facets is not None:
+            by = zip(scored.facet_names, scored.facets[place].T, strict=True)
+            row["model_scores_by"] = {name: _plain(line) for name, line in by}
+        if weights is not None:
+            row["model_weights"] = dict(zip(scored.facet_names, weights[place].tolist(), strict=True))
+        if seen:
+            row["model_scores_of"] = {name: _plain(all_rows[place]) for name, all_rows in seen.items()}
         if probability is not None:
             i, j = np.array(_pairs(datum), dtype=int).reshape(-1, 2).T
             row["model_p"] = [

@@ -132,9 +132,9 @@ class Comparisons:
         group = [prompts.setdefault(key(datum.prompt), len(prompts)) for datum in data]
         parts = []
         for some in _chunks(len(data)):
-            people = evidence(data[some])
-            k = people.mask.shape[1]
-            p, gap = _people(people)
+            heard = evidence(data[some])
+            k = heard.mask.shape[1]
+            p, gap = people(heard)
             parts.append(
                 cls.from_matrices(
                     p,
@@ -151,7 +151,7 @@ class Comparisons:
         return cls(**{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)})
 
 
-def _people(said: Evidence) -> tuple[Tensor, Tensor]:
+def people(said: Evidence) -> tuple[Tensor, Tensor]:
     """What people say, P and the graded gap [B, K, K]: the share of votes, and who is better where nobody voted."""
     nothing = torch.zeros_like(said.weight)
     p = torch.where(said.vote_share.isnan(), Hard()(said, nothing), Votes()(said, nothing))

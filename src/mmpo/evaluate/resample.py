@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,17 +23,18 @@ def by_group(group: ArrayLike, values: Floats, column: NDArray[np.intp] | None =
     return np.asarray(sums, dtype=float).reshape(len(names), width)
 
 
-def resample(table: Floats, draws: int, seed: int = 0) -> Floats:
-    """Column sums of G rows drawn with replacement out of [G, C], ``draws`` times: [draws, C]."""
+def drawn(rows: int, draws: int, seed: int = 0) -> Iterator[Floats]:
+    """How often each of G rows is drawn where G are drawn with replacement, ``draws`` times: [some draws, G] each."""
     rng = np.random.default_rng(seed)
-    rows = len(table)
-    sums = np.empty((draws, table.shape[1]))
     step = max(1, _CELLS // rows)
     for start in range(0, draws, step):
         picked = rng.integers(rows, size=(min(step, draws - start), rows))
-        times = np.stack([np.bincount(line, minlength=rows) for line in picked]).astype(float)
-        sums[start : start + len(picked)] = times @ table
-    return sums
+        yield np.stack([np.bincount(line, minlength=rows) for line in picked]).astype(float)
+
+
+def resample(table: Floats, draws: int, seed: int = 0) -> Floats:
+    """Column sums of G rows drawn with replacement out of [G, C], ``draws`` times: [draws, C]."""
+    return np.concatenate([times @ table for times in drawn(len(table), draws, seed)])
 
 
 def interval(value: float, draws: Floats, groups: int) -> dict[str, float | None]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from mmpo.batch import Vocabulary
 from mmpo.data.pairs import answers
 from mmpo.errors import UserError, nearest
+from mmpo.matrix import between
 from mmpo.types import Datum, Reading, Score
 
 Floats = NDArray[np.float64]
@@ -25,6 +26,12 @@ def compares(score: Score) -> bool:
     """Whether M is more than differences of rewards, so that a model is read as margins."""
     own = "outputs" in score.needs and type(score).__call__ is not Score.__call__
     return own or "preference" in score.needs
+
+
+def rows_of(reading: Reading, rows: Tensor, who: Tensor | None = None) -> Reading:
+    """These rows [N] of a reading, any of them more than once, as the voices with these numbers [N] see them."""
+    picked = replace(reading, tables={}, tokens=None)._map(lambda value: value[rows])
+    return replace(picked, tables=reading.tables, who=who)
 
 
 @dataclass(frozen=True)
@@ -48,11 +55,10 @@ class Views:
         if self.vocabulary is None or not self.score.apart:
             raise UserError(f"{voice}: the model has one view for all; it tells no voices apart")
         if voice not in self.vocabulary.numbers:
-            kind = self.vocabulary.kind.removesuffix("s")
-            raise UserError(
-                f"the model knows no {kind} {voice!r}. {nearest(voice, self.vocabulary.numbers)} A new one is placed "
-                "from a few of their comparisons with mmpo adapt MODEL ROWS"
-            )
+            kind, names = self.vocabulary.kind.removesuffix("s"), list(self.vocabulary.numbers)
+            hint = nearest(voice, names, names[:5] if len(names) > 10 else None)
+            place = "; mmpo adapt places a new one by a few comparisons" if kind == "annotator" else ""
+            raise UserError(f"the model knows no {kind} {voice!r}. {hint.removesuffix('.')}{place}")
         return self.vocabulary.numbers[voice]
 
     @cached_property
@@ -72,6 +78,8 @@ class Views:
     @cached_property
     def weights(self) -> list[Floats] | None:
         """How much each facet counts for each datum in anybody's view, [D] each; None where they are not weighted."""
+        if self.facets is None:
+            return None
         out: list[Floats] = [np.empty(0)] * len(self.data)
         for places, reading in self.parts:
             found = self.score.weights(reading)
@@ -81,6 +89,10 @@ class Views:
             for place, row in zip(places, rows, strict=True):
                 out[place] = row
         return out if self.parts else None
+
+    def m(self, reading: Reading) -> Tensor:
+        """The margins [B, K, K] of a reading, or of ``rows`` of one."""
+        return self.score(reading) if compares(self.score) else between(self.score.rewards(reading))
 
     def rewards(self, who: int | None = None) -> list[list[float]]:
         """[K] each, of anybody's view or that of the voice with this number; NaN beside the answers."""
@@ -155,6 +167,17 @@ class Scored:
     def facet_names(self) -> list[str]:
         """The D names of the facets."""
         return [] if self.views is None else self.views.facet_names
+
+    @property
+    def weights(self) -> list[Floats] | None:
+        """How much each facet counts for each datum in anybody's view, [D] each; None where they are not weighted."""
+        return None if self.views is None else self.views.weights
+
+    @property
+    def voices(self) -> list[str]:
+        """The voices that the model knows apart, by name."""
+        known = None if self.views is None or not self.views.score.apart else self.views.vocabulary
+        return [] if known is None else list(known.numbers)
 
     def view(self, voice: str) -> Scored:
         """The same, as this voice sees it. Raises UserError for a voice that the model does not know."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mmpo.errors import UserError
 from mmpo.evaluate import buckets
-from mmpo.evaluate.agreement import Floats, accuracy, agreement, brier, nll
+from mmpo.evaluate.agreement import Floats, accuracy, agreement, brier, entropy, nll
 from mmpo.evaluate.calibration import (
     BINS,
     PARTS,
@@ -170,16 +170,11 @@ def _landmarks(c: Comparisons) -> dict[str, dict[str, float]]:
     best = {
         "accuracy": 1 - _mean(c, c.p == 0.5) / 2,
         "agreement": _mean(c, np.maximum(c.p, 1 - c.p)),
-        "nll": _mean(c, _entropy(c.p)),
+        "nll": _mean(c, entropy(c.p)),
         "brier": 0.0,
     }
     coin = {"accuracy": 0.5, "agreement": 0.5, "nll": math.log(2), "brier": _mean(c, (c.p - 0.5) ** 2)}
     return {"best_possible": best, "coin": coin}
-
-
-def _entropy(p: Floats) -> Floats:
-    tiny = np.finfo(float).tiny
-    return -p * np.log(np.maximum(p, tiny)) - (1 - p) * np.log(np.maximum(1 - p, tiny))
 
 
 def _mean(c: Comparisons, values: NDArray[Any]) -> float:
