@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from mmpo.data.answers import Place, in_front
-from mmpo.data.pairs import answers, graded_pairs
+from mmpo.data.pairs import answers, graded_pairs, ties
 from mmpo.errors import UserError
 from mmpo.types import Datum, Text
 
@@ -55,7 +55,7 @@ def add_goals(
         wanted = _own_goals(d) if goals is None else list(dict.fromkeys(goals))
         made = [_towards(d, goal, place) for goal in wanted]
         counts["data out"] += len(made)
-        counts["comparisons that tie at their goal"] += sum(_ties(one) for one in made)
+        counts["comparisons that tie at their goal"] += sum(map(ties, made))
         out += made
     if not out:
         raise UserError("goals are made of grades, and no data have any; give scores")
@@ -86,7 +86,3 @@ def _towards(d: Datum, goal: float, place: Place) -> Datum:
         about=own,
         contrasts=(),
     )
-
-
-def _ties(d: Datum) -> int:
-    return sum((d.grades or ())[i] == (d.grades or ())[j] for i, j in graded_pairs(d))

@@ -45,6 +45,12 @@ def graded_pairs(datum: Datum) -> list[Pair]:
     return sorted({ordered(i, j) for i, j in datum.pairs if i in known and j in known})
 
 
+def ties(datum: Datum) -> int:
+    """How many comparisons are of equal grades."""
+    grades = datum.grades or ()
+    return sum(grades[i] == grades[j] for i, j in graded_pairs(datum))
+
+
 def judged_pairs(datum: Datum) -> list[Pair]:
     """The pairs i < j that a statement compares."""
     pairs = {ordered(j.first, j.second) for j in datum.judgements}

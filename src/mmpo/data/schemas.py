@@ -152,7 +152,7 @@ def _grades(
     if by_annotator:
         row.note("no scores: the grade of a response is the mean over its annotators")
         return means(by_annotator.values()), False
-    for column in LISTS[:2]:
+    for column in LISTS[:2] if source.feedback == "required" else ():
         if row.states(column):
             known = ", ".join(sorted(mapping(row, column)))
             raise UserError(
