@@ -702,6 +702,7 @@ SOURCE: dict[str, tuple[list[dict[str, Any]], Any]] = {
     "grade": (HELPED, "correctness"),
     "marks": ([PAIR], "tags"),
     "feedback": ([{"prompt": "p", "responses": ["a", "b"]}], "optional"),
+    "subset": (ROWS, "talk"),
 }
 
 
@@ -717,7 +718,7 @@ def read(rows: list[dict[str, Any]], folder: Path, **more: Any) -> Any:
 def test_a_key_of_a_source_changes_the_data(key: str, tmp_path: Path) -> None:
     rows, value = SOURCE[key]
     assert read(rows, tmp_path, **{key: value}) != read(rows, tmp_path)
-    if key not in ("weight", "limit", "feedback"):
+    if key not in ("weight", "limit", "feedback", "subset"):
         said = read([{"prompt": "p", "responses": ["a", "b"], "scores": [1, 2]}], tmp_path, **{key: value})
         assert isinstance(said, str) and "leave it out" in said
 
@@ -813,8 +814,12 @@ SLOW: dict[tuple[str, str], tuple[float, dict[str, Any]]] = {
     ("spo", "degree"): (2.0, {}),
     ("mapl", "inter"): (3.0, {}),
     ("mapl_reward", "inter"): (3.0, {}),
+    ("more", "momentum"): (0.2, {"voices": "annotators", "max_steps": 8}),
+    ("mmpo_more", "momentum"): (0.2, {"voices": "annotators", "max_steps": 8}),
+    ("orchestrator", "tau"): (0.1, {"model": "@policy", "data": {"path": "@voiced", "attributes": "all"}}),
 }
-"""Parameters of what random evidence does not have: rationales, variants, contrasts, a memory of many steps."""
+"""Parameters of what random evidence does not have: rationales, variants, contrasts, attributes that differ, a memory
+of many steps."""
 
 SOURCES = (lambda make: said(make, 3), lambda make: graded(make, 4, 3), lambda make: voted(make, 4, 3))
 
@@ -848,8 +853,8 @@ def test_a_parameter_of_a_method_changes_its_loss(name: str, make_evidence: Any,
 def test_a_parameter_of_a_method_changes_its_run(name: str, key: str, runs: Callable[..., Seen]) -> None:
     value, more = SLOW[name, key]
     method = {"name": name, **{k: v for k, v in more.items() if k in CATALOGUE[name].parameters}}
-    beside = {k: v for k, v in more.items() if k not in method}
-    beside |= {"model": f"@{build(name).task}", "data": "@rollouts", "save_strategy": "no"}
+    beside = {"model": f"@{build(name).task}", "data": "@rollouts", "save_strategy": "no"}
+    beside |= {k: v for k, v in more.items() if k not in method}
     assert weights(runs(method={**method, key: value}, **beside)) != weights(runs(method=method, **beside))
 
 
