@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -64,7 +65,10 @@ def inspect(
 def build(
     kind: Annotated[
         str,
-        typer.Argument(help="What to make: goals, instructions, variants, phrases, strength, contexts or outcomes."),
+        typer.Argument(
+            help="What to make: goals, weighted, instructions, variants, phrases, strength, contexts, outcomes or "
+            "transfer (of two data: those with grades, and those to label)."
+        ),
     ],
     data: Data,
     out: Annotated[Path, typer.Option(help="A .jsonl file for the new data.")],
@@ -74,11 +78,17 @@ def build(
         str | None, typer.Option(help="goals: numbers to ask for, as 1,5,10; else each prompt's own grades.")
     ] = None,
     place: Annotated[
-        str | None, typer.Option(help="goals, contexts: put them in the system or the user message.")
+        str | None, typer.Option(help="goals, contexts, weighted: put them in the system or the user message.")
     ] = None,
     k: Annotated[int | None, typer.Option("--k", help="instructions: how many a prompt gets (3).")] = None,
     degrees: Annotated[int | None, typer.Option(help="variants: how many each answer gets (2).")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, max=MOST_SEED, help="instructions: seed of what is drawn.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=MOST_SEED, help="instructions, weighted: seed of what is drawn.")
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="weighted: a file with {attribute: weight} a row, or how many to draw for each prompt (4)."),
+    ] = None,
     flip: Annotated[float | None, typer.Option(help="strength: share of the labels to turn round (0.2).")] = None,
     soften: Annotated[float | None, typer.Option(help="strength: share of the next ones to smooth (0).")] = None,
     eps: Annotated[
@@ -86,7 +96,8 @@ def build(
         typer.Option(help="strength: by how much (0.1). outcomes: pairs must differ by more than this (0.1)."),
     ] = None,
     template: Annotated[
-        str | None, typer.Option(help="contexts: how one is written, with {context} where it stands.")
+        str | None,
+        typer.Option(help="contexts, weighted: how they are written, with {context} or {weights} in them."),
     ] = None,
     pooled: Annotated[
         bool, typer.Option("--pooled", help="contexts: one row a prompt without them, of all they say together.")
@@ -109,7 +120,15 @@ def build(
     aggregate: Annotated[
         str | None, typer.Option(help="outcomes: what it tells of several skills: mean, product or geometric.")
     ] = None,
-    dtype: Annotated[str | None, typer.Option(help="outcomes: of the student: float32, bfloat16 or float16.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="transfer: encoder whose embeddings tell how far answers lie apart.")
+    ] = None,
+    smooth: Annotated[
+        float | None, typer.Option(help="transfer: how much matching spreads over near fits, such as 0.001 (0).")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="outcomes, transfer: of the model: float32, bfloat16 or float16.")
+    ] = None,
     max_length: Length = None,
 ) -> None:
     """Make the data that some methods need: mmpo build goals ratings.jsonl --out goals.jsonl."""
@@ -122,23 +141,62 @@ def build(
     options: dict[str, Any] = {"goals": numbers, "place": place, "k": k, "degrees": degrees, "seed": seed}
     options |= {"flip": flip, "soften": soften, "eps": eps, "template": template, "pooled": pooled or None}
     options |= {"components": _shares(components), "scales": _ranges(scales)}
-    options |= {"mode": mode, "rubric": rubric, "aggregate": aggregate}
+    options |= {"mode": mode, "rubric": rubric, "aggregate": aggregate, "model": model, "smooth": smooth}
     if kind == "strength" and eps is not None and not soften:
         raise UserError("--eps says by how much labels are smoothed, and none are; give --soften, or leave it out")
-    for name, value in (("aggregate", aggregate), ("dtype", dtype), ("max-length", max_length)):
-        if value is not None and student is None:
-            raise UserError(f"--{name} is for what a student tells; give --student, or leave it out")
+    if aggregate is not None and student is None:
+        raise UserError("--aggregate is for what a student tells; give --student, or leave it out")
+    for name, value in (("dtype", dtype), ("max-length", max_length)):
+        if value is not None and student is None and model is None:
+            raise UserError(f"--{name} is for the model that is read; give --student or --model, or leave it out")
     new_file(out, data)
     if student is not None:
         from mmpo.evaluate.student import StudentModel
 
         options["student"] = StudentModel.load(student, dtype=dtype or "float32", max_length=max_length)
+    sources = rows.sources(data)
+    if kind == "transfer":
+        sources, options["source"] = _source_and_target(data, rows, bad)
+        options["model"] = None if model is None else _embeddings(model, dtype or "float32", max_length)
+    if kind == "weighted":
+        from mmpo.data.weighted import weightings
+
+        sources = replace(rows, attributes=rows.attributes or "all").sources(data, feedback="optional")
+        options["weights"] = int(weights) if weights and weights.isdigit() else weightings(weights) if weights else None
+    elif weights is not None:
+        raise UserError("--weights is for build weighted; leave it out")
     stated = {name: value for name, value in options.items() if value is not None}
-    loaded, made, counts = build_rows(kind, rows.sources(data), on_bad_row=bad.rule, **stated)
+    loaded, made, counts = build_rows(kind, sources, on_bad_row=bad.rule, **stated)
     write_lines(out, map(to_row, made))
     for line in [*loaded.ledger.summary(), *in_words(kind, counts)]:
         print(line)
     print(f"built {len(made)} prompts of {len(loaded.data)}: {out}")
+
+
+def _source_and_target(data: list[str], rows: Rows, bad: BadRows) -> tuple[list[Any], list[Any]]:
+    """The data to label, and the graded data that their labels come from, which are read and accounted for."""
+    from mmpo.data import load
+
+    if len(data) < 2:
+        raise UserError("build transfer needs two data: those with grades, then those to label")
+    source = load(rows.sources(data[:1]), on_bad_row=bad.rule)
+    for line in source.ledger.summary():
+        print(f"source: {line}")
+    return rows.sources(data[1:], feedback="optional"), source.data
+
+
+def _embeddings(name: str, dtype: str, max_length: int | None) -> Callable[[Sequence[Any]], Any]:
+    """A model as the encoder of data of one answer each; it prints what its limits cut."""
+    from mmpo.evaluate.embedder import Embedder
+
+    embedder = Embedder.load(name, dtype=dtype, max_length=max_length)
+
+    def embed(data: Sequence[Any]) -> Any:
+        read = embedder(data)
+        print(f"embeddings: {read.cuts}")
+        return read.h
+
+    return embed
 
 
 def _shares(text: str | None) -> dict[str, float] | None:

@@ -17,6 +17,8 @@ from mmpo.data.phrases import mark_phrases
 from mmpo.data.read import Numbered
 from mmpo.data.source import Source
 from mmpo.data.strength import by_strength
+from mmpo.data.transfer import transfer
+from mmpo.data.weighted import add_weights
 from mmpo.errors import OnBadRow, UserError, nearest
 from mmpo.types import Datum
 
@@ -26,6 +28,7 @@ BUILDERS: Mapping[str, Callable[..., tuple[list[Datum], dict[str, int]]]] = {
     "variants": add_variants,
     "phrases": mark_phrases,
     "strength": by_strength,
+    "weighted": add_weights,
     "outcomes": graded_by_components,
 }
 
@@ -47,6 +50,9 @@ RESHAPES: Mapping[str, Callable[..., Reshape]] = {"contexts": Contexts, "outcome
 
 KINDS = tuple(dict.fromkeys((*BUILDERS, *RESHAPES)))
 
+OF_TWO: Mapping[str, Callable[..., tuple[list[Datum], dict[str, int]]]] = {"transfer": transfer}
+"""Builders that need further data beside those they change, as their option ``source``."""
+
 
 def build(kind: str, data: Iterable[Datum], **options: Any) -> tuple[list[Datum], dict[str, int]]:
     """The data that a builder makes, and the counts of what it did and left.
@@ -64,21 +70,22 @@ def build(kind: str, data: Iterable[Datum], **options: Any) -> tuple[list[Datum]
 def build_rows(
     kind: str, sources: Sources, *, on_bad_row: OnBadRow = "error", **options: Any
 ) -> tuple[Loaded, list[Datum], dict[str, int]]:
-    """What is loaded, and what is made of it with its counts, for any of ``KINDS``: what ``mmpo build`` does.
+    """What is loaded, and what is made of it with its counts, for any of ``KINDS`` and ``OF_TWO``, as ``mmpo build``.
 
     Raises:
         UserError: an unknown kind, an option that this kind does not have, and what ``load`` and the builder raise.
     """
-    if kind not in KINDS:
-        raise UserError(f"unknown kind of data {kind!r}. {nearest(kind, KINDS)}")
-    before, after = _options(RESHAPES, kind), _options(BUILDERS, kind)[1:]
+    if kind not in (*KINDS, *OF_TWO):
+        raise UserError(f"unknown kind of data {kind!r}. {nearest(kind, (*KINDS, *OF_TWO))}")
+    makers = {**BUILDERS, **OF_TWO}
+    before, after = _options(RESHAPES, kind), _options(makers, kind)[1:]
     _check(kind, list(dict.fromkeys([*before, *after])), options)
     reshape = RESHAPES[kind](**{name: options[name] for name in options if name in before}) if before else None
     given = [reshape.source(one) if reshape else one for one in listed(sources, on_bad_row)]
     loaded = load(given, on_bad_row=on_bad_row, reshape=reshape)
     made, counts = loaded.data, dict(reshape.counts) if reshape else {}
-    if kind in BUILDERS:
-        made, further = BUILDERS[kind](made, **{name: options[name] for name in options if name in after})
+    if kind in makers:
+        made, further = makers[kind](made, **{name: options[name] for name in options if name in after})
         counts |= further
     return loaded, made, counts
 

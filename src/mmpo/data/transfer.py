@@ -46,8 +46,10 @@ def gromov_wasserstein(
             then spreads over points that fit almost as well.
 
     Raises:
-        UserError: where Python Optimal Transport is not installed.
+        UserError: where Python Optimal Transport is not installed, or smooth is below 0.
     """
+    if smooth < 0:
+        raise UserError(f"smooth is {smooth:g}; give 0, or a small number above it")
     try:
         from ot import gromov  # type: ignore[import-untyped]
     except ImportError as error:
@@ -76,7 +78,7 @@ def _with_masses(plan: Array, p: Array, q: Array) -> Array:
     tiny = np.finfo(float).tiny
     plan = plan * np.minimum(1, p / plan.sum(1).clip(tiny))[:, None]
     plan = plan * np.minimum(1, q / plan.sum(0).clip(tiny))
-    short, lacking = p - plan.sum(1), q - plan.sum(0)
+    short, lacking = (p - plan.sum(1)).clip(0), (q - plan.sum(0)).clip(0)
     return plan + np.outer(short, lacking) / max(short.sum(), tiny)
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from mmpo.batch import Limits
-from mmpo.evaluate.probing import representations
-from mmpo.models import load_tokenizer, packed
+from mmpo.evaluate.probing import Representations, representations
+from mmpo.models import load_tokenizer
 from mmpo.models.load import load_encoder
 from mmpo.types import Datum
 
@@ -26,16 +24,14 @@ class Embedder:
     at its first token.
 
     Attributes:
-        model: any model of transformers, without its head.
+        model: any model of transformers, without its head; it is read on padded rows.
         tokenizer: that of the model.
         limits: how long prompts and answers may be.
-        told: what the limits cut, one sentence for each call.
     """
 
     model: Any
     tokenizer: Any
     limits: Limits
-    told: list[str] = field(default_factory=list)
 
     @classmethod
     def load(
@@ -48,10 +44,7 @@ class Embedder:
         tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code)
         model = load_encoder(name, tokenizer, dtype, trust_remote_code)
         model.to(torch.accelerator.current_accelerator() or torch.device("cpu"))
-        packed.enable(model, tokenizer, "separate")
         return cls(model, tokenizer, Limits(max_length or min(LONGEST, tokenizer.model_max_length)))
 
-    def __call__(self, data: Sequence[Datum]) -> NDArray[np.float64]:
-        read = representations(self.model, self.tokenizer, data, self.limits)
-        self.told.append(read.cuts)
-        return read.h.astype(float)
+    def __call__(self, data: Sequence[Datum]) -> Representations:
+        return representations(self.model, self.tokenizer, data, self.limits)
