@@ -11,7 +11,7 @@ from mmpo.objectives import Logistic
 from mmpo.regularizers import RouterEntropy
 from mmpo.scores import Hedged, OfGroup, RoutedMixture
 from mmpo.scores.groups import Mixed
-from mmpo.targets import BradleyTerry, Hard, Worst
+from mmpo.targets import BradleyTerry, Hard, Maximin, Worst
 from mmpo.types import Method
 
 
@@ -52,9 +52,9 @@ def mmpo_groups(groups: int = 2, fade: float = 0.1, gamma: float = 2.2) -> Metho
 def micro(heads: int = 4, entropy: float = 0.5) -> Method:
     """A mixture of rewards whose weights depend on the prompt, learned from comparisons without names.
 
-    Take it where the prompt tells which taste applies, or to place people by a few labels later
-    (``mmpo adapt``). Leave it where one reward will do: the mixture of heads that agree is one of them. ``entropy``
-    keeps the heads in use; without it a few win. Needs a decoder, whose prompt is read without the response.
+    Take it where the prompt tells which taste applies. Leave it where one reward will do: the mixture of heads that
+    agree is one of them. ``entropy`` keeps the heads in use; without it a few may win. Needs a decoder, whose prompt is
+    read without the response.
     Relations: one head is ``bradley_terry``; ``micro_people`` knows who said what; ``maxmin_reward`` has camps.
     """
     return Method(Hard(), RoutedMixture(heads), Logistic(), ((entropy, RouterEntropy()),))
@@ -63,8 +63,9 @@ def micro(heads: int = 4, entropy: float = 0.5) -> Method:
 def micro_people(heads: int = 4, fade: float = 0.1, entropy: float = 0.5, eta: float = 1.0) -> Method:
     """The mixture of ``micro``, with weights that follow each named person's own comparisons.
 
-    Take it where named people differ and the prompt matters too: the router is the prior, and each label of a person
-    moves the weights towards the heads that foretold it. Leave it where people gave one or two labels each.
+    Take it where named people differ and the prompt matters too, or where new people are to be placed later by a few
+    labels (``mmpo adapt``): the router is the prior, and each label of a person moves the weights towards the heads
+    that foretold it. Leave it where people gave one or two labels each.
     Relations: eta = 0 is ``micro``; eta without end and an even router is ``maxmin_reward``.
     """
     return with_people(micro(heads, entropy), eta, fade)
@@ -82,13 +83,14 @@ def maxmin_dpo(step: float = 0.1, beta: float = 0.1) -> Method:
 
 
 def maxmin_mmpo(step: float = 0.1, gamma: float = 2.2, beta: float = 0.1) -> Method:
-    """Margin matching that listens most to the voice that fares worst.
+    """Margin matching for the voice whose grades the policy serves worst: the maximin of several rewards.
 
-    Take it to train one policy for groups that ``maxmin_reward`` found: score answers with its groups, give the scores
-    as attributes, and set ``voices: attributes``. Leave it where gaps of different voices have different units, for
-    the loss compares them. Relations: step = 0 is ``mmpo``, voice by voice; gamma -> infinity is ``maxmin_dpo``.
+    Take it to train one policy for groups that ``maxmin_reward`` found, or for several criteria: score draws of the
+    reference by each, give the scores as attributes, and set ``voices: attributes``. Leave it where voices grade in
+    different units, for it compares their utilities. Relations: step = 0 is ``mmpo`` on the mean grade; one voice is
+    ``mmpo``; ``maxmin_dpo`` needs no grades.
     """
-    return with_worst(mmpo(gamma, beta), step)
+    return replace(mmpo(gamma, beta), target=Maximin(gamma, step, beta))
 
 
 MAXMIN = "MaxMin-RLHF: Towards Equitable Alignment with Diverse Human Preferences"

@@ -7,13 +7,14 @@ from mmpo.targets.posterior import Posterior
 from mmpo.targets.ranked import LambdaRank, MinGap, Neighbours
 from mmpo.targets.selected import SmallLoss
 from mmpo.targets.votes import Votes
-from mmpo.targets.worst import Worst
+from mmpo.targets.worst import Maximin, Worst
 
 __all__ = [
     "BradleyTerry",
     "Flip",
     "Hard",
     "LambdaRank",
+    "Maximin",
     "MinGap",
     "MinNorm",
     "Neighbours",
