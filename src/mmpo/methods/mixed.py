@@ -14,10 +14,10 @@ def more(momentum: float = 0.99) -> Method:
     """A reward model of several data sets, which count so that none is unlearned for another.
 
     Data sets are the subsets that rows name, or several sources of a recipe. Their gradients at the head are brought
-    to one length and weighed so that their sum is the shortest, which is the direction they share. Take it where data
-    sets differ in what they prefer, in noise or in the size of their loss, and the shared taste is wanted. Leave it
-    where one of them is what you care for: it would count little just where it differs. Relations: ``bradley_terry``
-    with one data set; ``mmpo_more`` for graded data.
+    to one length and weighed so that their sum is the shortest, which is the direction they share. Take it where three
+    or more data sets differ in what they prefer and the shared taste is wanted. Leave it where one of them is what you
+    care for, and where many agree and few differ: the few then count as much as the many. Relations:
+    ``bradley_terry`` with one data set or two, which always count alike; ``mmpo_more`` for graded data.
     """
     return Method(MinNorm(Hard(), momentum=momentum), Given(), Logistic())
 

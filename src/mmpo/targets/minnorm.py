@@ -31,8 +31,9 @@ class MinNorm(Target):
     all data sets, lambda is that of the steps before: the first step counts all alike, and a voice that a step does not
     hear keeps its m. Without the unit norms, small gradients would count most.
 
-    Limits: one voice, and voices of equal gradients, are ``of``. The weights of data sets do not change how often they
-    are drawn: a large one still has more steps.
+    Limits: one voice, two voices, and voices of equal gradients, are ``of``: the middle of two directions is always
+    their shortest point, so the weights say something from three voices on. They do not change how often a data set is
+    drawn: a large one still has more steps.
     """
 
     of: Target
