@@ -72,7 +72,11 @@ def evaluate(
     rows: Rows,
     bad: BadRows,
 ) -> None:
-    """Measure a model against people (accuracy, calibration, by margin and by length), or on suites of benchmarks."""
+    """Measure a model against people, or on suites of benchmarks.
+
+    Against people: accuracy and calibration, overall, by margin, by length, for each annotator, attribute and subset
+    that the data name, with the worst of them; and how far people are from a line.
+    """
     from mmpo.evaluate.suites import SUITES, evaluate_suite, lines_of, write_suites
 
     files, suites = split_suites(data, (*SUITES, PROBED))
@@ -103,12 +107,15 @@ def _probe(scorer: Any, path: str | None, out: Path, model: str, on_bad_row: OnB
 
 def _compare(scorer: Any, sources: list[Any], out: Path, model: str, on_bad_row: OnBadRow) -> None:
     from mmpo.evaluate.model import evaluate_model
+    from mmpo.evaluate.voices_page import lines
     from mmpo.report.numbers import in_line
 
     result = evaluate_model(scorer, sources, out, name=model, on_bad_row=on_bad_row)
     for name in ("accuracy", "nll", "brier", "ece"):
         value = result["overall"][name]
         print(f"{name:9s} {in_line(value['value'], value['low'], value['high'])}")
+    for line in lines(result):
+        print(line)
     for note in result["notes"]:
         print(note)
     print(f"{result['overall']['n_comparisons']} comparisons; report: {out / 'report.html'}")

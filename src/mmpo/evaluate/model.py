@@ -13,10 +13,15 @@ from mmpo.data.texts import key
 from mmpo.errors import OnBadRow
 from mmpo.evaluate.calibrate import Calibration, beside
 from mmpo.evaluate.comparisons import Comparisons
+from mmpo.evaluate.cycles import cycles
 from mmpo.evaluate.fit import fitted
+from mmpo.evaluate.heard import heard
 from mmpo.evaluate.report import write_report
+from mmpo.evaluate.scored import Scored
 from mmpo.evaluate.scoring import Scorer
 from mmpo.evaluate.summary import measure, summarise
+from mmpo.evaluate.voices import by_voice, groups
+from mmpo.evaluate.voices_page import PLACES
 from mmpo.run.record import read_record
 from mmpo.types import Datum
 
@@ -34,13 +39,17 @@ def evaluate_model(
 
     Returns:
         What ``summarise`` returns, with ``notes``: what was dropped, merged and cut, one sentence each; and where the
-        model is calibrated with ``calibrated``: the metrics of ``overall`` with calibrated probabilities.
+        model is calibrated with ``calibrated``: the metrics of ``overall`` with calibrated probabilities. Where the
+        data name annotators, attributes or subsets ``by_annotator``, ``by_attribute`` and ``by_subset`` hold what
+        ``voices.by_voice`` returns; of a mixture of groups ``groups`` holds what ``voices.groups`` returns; where
+        people compared three responses with each other ``cycles`` holds what ``cycles.cycles`` returns.
     """
     loaded = load(sources, on_bad_row=on_bad_row, seed=seed)
     data, merged = merge(loaded.data)
     scored = scorer(data, on_bad_row)
     comparisons = Comparisons.from_data(scored.data, scored.said, scored.lengths)
     result = summarise(comparisons, seed=seed)
+    result |= _of_voices(scored, result["by_subset"], seed)
     notes = [*loaded.ledger.summary(), *in_words("merging", merged), scored.cuts["summary"]]
     calibration, told = beside(name, scorer)
     after = None if calibration is None else fitted(comparisons, calibration.fit)
@@ -65,6 +74,20 @@ def evaluate_model(
         calibrated=after,
     )
     return {**result, "notes": notes}
+
+
+def _of_voices(scored: Scored, by_subset: dict[str, Any], seed: int) -> dict[str, Any]:
+    """The numbers of each kind of voice that the data name, of groups and of cycles."""
+    out: dict[str, Any] = {}
+    for kind, place in PLACES.items():
+        found = heard(scored, kind)
+        if found is not None:
+            out[place] = by_voice(found, seed=seed)
+    if "by_subset" in out:
+        out["by_subset"] = by_subset | out["by_subset"]
+    together = None if scored.views is None else groups(scored.views)
+    further = {"groups": together, "cycles": cycles(scored.data, seed)}
+    return out | {name: value for name, value in further.items() if value is not None}
 
 
 def _compared(result: dict[str, Any]) -> str:

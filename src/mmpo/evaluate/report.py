@@ -11,6 +11,7 @@ import numpy as np
 from mmpo.evaluate.calibration import reliability
 from mmpo.evaluate.comparisons import Comparisons
 from mmpo.evaluate.health.page import section as health
+from mmpo.evaluate.voices_page import cycles, voices
 from mmpo.files import write_json
 from mmpo.report import Page, figures
 from mmpo.report.numbers import ends, with_ends
@@ -60,6 +61,8 @@ def write_report(
     _parts_of_brier(page, result["overall"])
     _margins(page, comparisons, gamma)
     _buckets(page, result)
+    voices(page, result)
+    cycles(page, result)
     if history:
         _training(page, history)
     health(page, model_name)
