@@ -28,6 +28,9 @@ from mmpo.targets import Hard
 from mmpo.types import Datum, Score, Target
 from mmpo.types.method import nested
 
+ROOMY = "pal_a, pal_b, mmpo_pal, maxmin_reward, mmpo_groups or micro_people"
+"""Methods that have a place for new people, for messages."""
+
 
 @dataclass(frozen=True)
 class Agreement:
@@ -115,12 +118,12 @@ def _room(scorer: Scorer) -> Vocabulary:
     """The people whom the model knows. Raises UserError where there is no place for more beside them."""
     score, known = scorer.score, scorer.vocabulary
     if known is None or not score.apart:
-        raise UserError("the model has one view for all, so nobody can be placed; train it with pal_a, maxmin or micro")
+        raise UserError(f"the model has one view for all, so nobody can be placed; train it with {ROOMY}")
     voices = len(known)
     if score.outputs(voices) != score.outputs(voices + 1):
         raise UserError(
-            f"the model has an output for each of the {known.kind}, and a new one can only be trained; pal_a, maxmin "
-            "and micro have a place for new people"
+            f"the model has an output for each of the {known.kind}, and a new one can only be trained; to place new "
+            f"ones, train it with {ROOMY}"
         )
     if not known.numbers:
         raise UserError(

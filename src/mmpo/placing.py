@@ -73,8 +73,8 @@ def labels_of(scored: Scored, target: Target, vocabulary: Vocabulary, first: int
         each = _rows(replace(each, weight=each.compared.to(each.weight), memory={}), at)
         own = _rows(replace(reading, tables={}), at % len(places))
         found.append(Labels(each, replace(own, who=who[at], tables=reading.tables), target.said(each)))
-    told = [f"{nobody} comparisons left out, whose people have no name or were not placed"] if nobody else []
-    told += [f"{others} comparisons left out, by people whom the model knows: they stay as they are"] if others else []
+    told = [f"comparisons of people without a name, or not placed, left out: {nobody}"] if nobody else []
+    told += [f"comparisons of people whom the model knows, who stay as they are, left out: {others}"] if others else []
     return [labels for labels in found if len(labels.p)], told
 
 
