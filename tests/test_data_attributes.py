@@ -224,7 +224,7 @@ def test_attributes_follow_their_responses(tmp_path: Path) -> None:
 def test_an_attribute_that_is_no_probability_takes_no_logit() -> None:
     d = Datum("1", "Q?", ("a", "b"), (0.5, 0.6), attributes={"truth": (5.0, 1.0)})
     with pytest.raises(
-        UserError, match="rescale: logit is for .* probabilities between 0 and 1, not for the attribute truth"
+        UserError, match=r"rescale: logit is for .* probabilities between 0 and 1, not for the attribute truth"
     ):
         rescale([d], "logit")
 
