@@ -26,7 +26,7 @@ from mmpo.errors import UserError
 from mmpo.evaluate.recorded import part_record, recorded_part
 from mmpo.evaluate.scoring import Scorer
 from mmpo.train import train
-from mmpo.types import Datum
+from mmpo.types import Datum, Judgement
 from tiny import ROWS, plain, saved
 
 
@@ -162,3 +162,22 @@ def test_score_of_a_person_needs_a_model_that_knows_people(run: Path, base: str,
     words = ["score", str(tmp_path / "run"), str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "out.jsonl")]
     assert code([*words, "--person", "all"]) == 2
     assert "one view for all" in capsys.readouterr().err
+
+
+def test_evaluate_tells_of_each_person_the_worst_and_cycles(people: Path, tmp_path: Path, capsys: Any) -> None:
+    rows = [to_row(replace(datum, prompt=f"{n} {datum.prompt}", id="")) for n in range(3) for datum in DATA]
+    around = Datum("c", "Which?", ("a", "b", "c"), judgements=tuple(Judgement(i, (i + 1) % 3, p=1.0) for i in range(3)))
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, to_row(around)]))
+    assert code(["evaluate", str(people / "run"), str(path), "--out", str(tmp_path / "report")]) == 0
+    said = capsys.readouterr().out
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    found = report["by_annotator"]
+    assert {one["name"]: one["own"] for one in found["voices"]} == {"ann": True, "bob": True}
+    assert found["nameless"]["n_comparisons"] == 3 and found["n_own"] == 2
+    assert found["worst"]["accuracy"]["voice"] == found["voices"][0]["name"]
+    assert report["cycles"]["n_cyclic"] == report["cycles"]["n_triples"] == 1
+    assert "2 annotators with 20 comparisons or more: accuracy mean" in said and "cycles: 100.0% of 1 triples" in said
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "How well it serves each of 2 annotators" in page and "How far people are from a line" in page
+    assert "by its own view of 2 of them" in page

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,9 @@ from mmpo.evaluate.scored import Views, rows_of
 
 FLOOR = 20
 """Comparisons that a voice needs for numbers of its own; those with fewer are pooled."""
+
+_CELLS = 4_000_000
+"""Sums at a time."""
 
 WORST = {"accuracy": np.nanmin, "nll": np.nanmax, "ece": np.nanmax, "brier": np.nanmax}
 """The metrics of a voice, and which of several voices is worst off by each."""
@@ -89,29 +92,26 @@ def _measured(
     rows, columns = np.divmod(cells, prompts)
     whole = np.zeros((voices, table.shape[1]))
     np.add.at(whole, rows, table)
-    many = _resampled(table, rows, columns, (voices, prompts), bootstrap, seed)
-    return _metrics(whole), _metrics(many), np.bincount(rows, minlength=voices)
+    many = list(_resampled(table, rows, columns, (voices, prompts), bootstrap, seed))
+    draws = {name: np.concatenate([some[name] for some in many]) for name in WORST}
+    return _metrics(whole), draws, np.bincount(rows, minlength=voices)
 
 
 def _resampled(
     table: Floats, rows: NDArray[np.intp], columns: NDArray[np.intp], shape: tuple[int, int], draws: int, seed: int
-) -> Floats:
-    """Sums [draws, V, C] of the table [cells, C] whose cells are of a voice (row) and a prompt (column), for draws of
-    prompts."""
-    voices, prompts = shape
+) -> Iterator[dict[str, Floats]]:
+    """The metrics [some draws, V] for draws of prompts, of the table [cells, C] whose cells are of a voice (row) and a
+    prompt (column)."""
     where = torch.from_numpy(np.stack([rows, columns]))
-    sums = np.empty((draws, voices, table.shape[1]))
-    matrices = [
+    sums = [
         torch.sparse_coo_tensor(where, torch.from_numpy(column.copy()), shape, check_invariants=False)
         for column in table.T
     ]
-    start = 0
-    for times in drawn(prompts, draws, seed):
-        many = torch.from_numpy(times.T.copy())
-        for n, matrix in enumerate(matrices):
-            sums[start : start + len(times), :, n] = (matrix @ many).numpy().T
-        start += len(times)
-    return sums
+    step = max(1, _CELLS // (shape[0] * len(sums)))
+    for times in drawn(shape[1], draws, seed):
+        for start in range(0, len(times), step):
+            some = torch.from_numpy(times[start : start + step].T.copy())
+            yield _metrics(np.stack([(one @ some).numpy().T for one in sums], -1))
 
 
 def _metrics(sums: Floats) -> dict[str, Floats]:
