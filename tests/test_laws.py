@@ -164,12 +164,14 @@ def test_k_responses_are_the_mean_of_their_pairs(method, make_evidence, make_rea
         pytest.skip("a list is more than its pairs")
     method = replace(method, regularizers=())
     evidence, reading = informed(method, make_evidence(1, 4)), make_reading(1, 4)
-    together = method(evidence, equipped(method, reading)).loss
+    whole = equipped(method, reading)
+    together = method(evidence, whole).loss
     pairs = []
     for i, j in torch.combinations(torch.arange(4)).tolist():
         both = torch.tensor([i, j])
         said_of_both, read = permuted(evidence, reading, both)
-        pairs.append(method(said_of_both, equipped(method, read)).loss)
+        # What is said of the prompt stays, whichever responses are left.
+        pairs.append(method(said_of_both, replace(equipped(method, read), of_prompt=whole.of_prompt)).loss)
     torch.testing.assert_close(together, torch.stack(pairs).mean())
 
 
