@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -35,6 +35,10 @@ class World:
     def of(cls, seed: int) -> World:
         draw = torch.Generator().manual_seed(seed)
         return cls(2 * torch.linalg.qr(torch.randn(D, 2, generator=draw, dtype=torch.float64))[0].T, draw)
+
+    def anew(self, seed: int) -> World:
+        """The same tastes, with draws of their own for the test."""
+        return replace(self, draw=torch.Generator().manual_seed(1_000_000 + seed))
 
     def answers(self, n: int) -> Tensor:
         """[n, 2, D], two answers to each of n prompts."""
@@ -74,11 +78,11 @@ def trained(answers: Tensor, rows: Numbered, *, heeds: bool) -> Tensor:
 
 
 @cache
-def learned(seed: int) -> tuple[World, Mapping[str, Tensor]]:
-    """The world, and the rewards that are learned with the right contexts, with some wrong, and without any."""
+def learned(seed: int) -> Mapping[str, Tensor]:
+    """The rewards that are learned with the right contexts, with some wrong, and without any."""
     world = World.of(seed)
     answers = world.answers(PAIRS)
-    return world, {
+    return {
         "context": trained(answers, world.rows(answers), heeds=True),
         "inferred": trained(answers, world.rows(answers, WRONG), heeds=True),
         "pooled": trained(answers, world.rows(answers), heeds=False),
@@ -87,7 +91,7 @@ def learned(seed: int) -> tuple[World, Mapping[str, Tensor]]:
 
 def reversals(seed: int) -> dict[str, float]:
     """On fresh answers about which the two users disagree; who is to judge is told, or wrongly one time in five."""
-    world, found = learned(seed)
+    world, found = World.of(seed).anew(seed), learned(seed)
     answers = world.answers(FRESH)
     leads = world.leads(answers)
     apart = leads.prod(-1) < 0
@@ -114,7 +118,7 @@ def reversals(seed: int) -> dict[str, float]:
 
 def bound(seed: int) -> dict[str, float]:
     """The preference of a population in which the first user is drawn with probability 0.7, and inferred with 0.5."""
-    world, found = learned(seed)
+    world, found = World.of(seed).anew(seed), learned(seed)
     answers = world.answers(FRESH)
     p, p_hat = (0.7, 0.3), (0.5, 0.5)
     gap = answers[:, 0] - answers[:, 1]

@@ -109,9 +109,9 @@ def margins(seed: int) -> dict[str, float]:
 
 WORLD = (
     f"{TURNS} turns with {CANDIDATES} candidates each; outcome and rubric are sigmoids of two directions of {D} "
-    f"features, 110 degrees apart. A softmax policy over {POOL} candidates, linear in the features, learns by DPO from the pairs "
-    f"that `mmpo build outcomes` leaves at eps {EPS:g}, and by MMPO (gamma {GAMMA:g}) from all at eps 0; measured on "
-    f"{FRESH:,} fresh turns."
+    f"features, 110 degrees apart. A softmax policy over {POOL} candidates, linear in the features, learns by DPO from "
+    f"the pairs that `mmpo build outcomes` leaves at eps {EPS:g}, and by MMPO (gamma {GAMMA:g}) from all at eps 0; "
+    f"measured on {FRESH:,} fresh turns."
 )
 
 STUDIES = (
