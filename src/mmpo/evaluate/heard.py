@@ -110,8 +110,8 @@ class _Lens:
 
     @classmethod
     def of(cls, views: Views, names: Vocabulary) -> _Lens:
-        own, nothing = views.vocabulary, torch.full((len(names),), -1)
-        if own is not None and own.kind == names.kind and views.score.apart:
+        own, nothing = views.known, torch.full((len(names),), -1)
+        if own is not None and own.kind == names.kind:
             number = torch.tensor([0, *(own.numbers.get(name, 0) for name in names.numbers)])
             return cls(views, number, nothing, frozenset(names.numbers.keys() & own.numbers.keys()))
         at = {name: n for n, name in enumerate(views.facet_names)} if names.kind == "attributes" else {}

@@ -50,16 +50,24 @@ class Views:
     data: Sequence[Datum]
     vocabulary: Vocabulary | None = None
 
+    @cached_property
+    def known(self) -> Vocabulary | None:
+        """The voices of which the model has a view of their own; None where it has one view for all."""
+        if self.vocabulary is None:
+            return None
+        names = list(self.vocabulary.numbers)
+        return self.vocabulary if self.score.apart or self.facet_names == names else None
+
     def number(self, voice: str) -> int:
         """The number of a voice in the model's vocabulary. Raises UserError where the model does not know it."""
-        if self.vocabulary is None or not self.score.apart:
+        if self.known is None:
             raise UserError(f"{voice}: the model has one view for all; it tells no voices apart")
-        if voice not in self.vocabulary.numbers:
-            kind, names = self.vocabulary.kind.removesuffix("s"), list(self.vocabulary.numbers)
+        if voice not in self.known.numbers:
+            kind, names = self.known.kind.removesuffix("s"), list(self.known.numbers)
             hint = nearest(voice, names, names[:5] if len(names) > 10 else None)
             place = "; mmpo adapt places a new one by a few comparisons" if kind == "annotator" else ""
             raise UserError(f"the model knows no {kind} {voice!r}. {hint.removesuffix('.')}{place}")
-        return self.vocabulary.numbers[voice]
+        return self.known.numbers[voice]
 
     @cached_property
     def facets(self) -> list[Floats] | None:
@@ -176,7 +184,7 @@ class Scored:
     @property
     def voices(self) -> list[str]:
         """The voices that the model knows apart, by name."""
-        known = None if self.views is None or not self.views.score.apart else self.views.vocabulary
+        known = None if self.views is None else self.views.known
         return [] if known is None else list(known.numbers)
 
     def view(self, voice: str) -> Scored:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from mmpo.models.outputs import STATE, OutputsReader, stored_state
 from mmpo.models.packed import Layout
 from mmpo.models.quantized import Quantized
 from mmpo.run.record import read_record
-from mmpo.types import Datum, Reader, Score
+from mmpo.types import Datum, Reader, Score, nested
 
 READ_AS: dict[str, type[Score]] = {
     "log_ratio": scores.LogRatio,
@@ -120,7 +120,7 @@ class Scorer:
         reader: Reader = RewardReader()
         if "outputs" in score.needs:
             heads, memory = stored_state(Path(name))
-            _check_state(name, {**score.tables(self.voices), **score.on_prompt(self.voices)}, heads)
+            _check_state(name, score, self.voices, heads, memory)
             reader = OutputsReader(heads.to(_device()).requires_grad_(False), memory)
         return replace(self, model=model, reader=reader, score=score, layout=layout)
 
@@ -217,10 +217,12 @@ def _score(name: str, task: str, record: dict[str, Any], read_as: str | None, be
     return part
 
 
-def _check_state(name: str, wanted: Iterable[str], heads: nn.ModuleDict) -> None:
-    """Raise UserError where what was learned beside a model does not lie beside it."""
-    held = {key for kind in heads.values() for key in kind}  # type: ignore[attr-defined]
-    if missing := sorted(set(wanted) - held):
+def _check_state(name: str, score: Score, voices: int, heads: nn.ModuleDict, memory: Mapping[str, Any]) -> None:
+    """Raise UserError where what a score reads beside the outputs does not lie beside the model."""
+    held = {*memory, *(key for kind in heads.values() for key in kind)}  # type: ignore[attr-defined]
+    parts = list(nested(score))
+    wanted = {key for part in parts for of in (part.tables, part.on_prompt, part.memory) for key in of(voices)}
+    if missing := sorted(wanted - held):
         raise UserError(
             f"model: {name} lacks what was learned beside it ({', '.join(missing)}), which its run left in {STATE}; "
             "copy that file there"

@@ -16,6 +16,7 @@ from mmpo.evaluate.comparisons import Comparisons
 from mmpo.evaluate.heard import NAMELESS, Heard
 from mmpo.evaluate.resample import drawn, interval
 from mmpo.evaluate.scored import Views, rows_of
+from mmpo.types import nested
 
 FLOOR = 20
 """Comparisons that a voice needs for numbers of its own; those with fewer are pooled."""
@@ -176,7 +177,7 @@ def groups(views: Views) -> dict[str, Any] | None:
     if views.facets is None or views.vocabulary is None or not views.score.apart or not views.parts:
         return None
     who = torch.arange(1, len(views.vocabulary))
-    fixed = not views.score.on_prompt(len(views.vocabulary))
+    fixed = not any(part.on_prompt(len(views.vocabulary)) for part in nested(views.score))
     found: list[Tensor] = []
     for places, reading in views.parts:
         for n in range(1 if fixed else min(len(places), PROMPTS - len(found))):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -32,6 +32,9 @@ class Heads(Score):
 
     def outputs(self, voices: int) -> int:
         return self.heads
+
+    def labels(self, outputs: int, voices: Sequence[str]) -> list[str]:
+        return self.named(outputs, voices)
 
     def facets(self, reading: Reading) -> Tensor:
         return reading.require("outputs")
