@@ -46,6 +46,22 @@ def shared(p: Tensor, m: Tensor, share: Tensor) -> Tensor:
     return mean_weight(p) * (share * log1p_sum_exp(-m.masked_fill(~others, math.inf))).sum(-1)
 
 
+def odds_shares(p: Tensor) -> Tensor:
+    """Shares w of the compared responses with w_i / w_b = P_ib / P_bi, b the best of them: P [B, K, K] -> [B, K].
+
+    Against the best no share that counts is lost to the smallest number that P can hold.
+    """
+    there, known = listed(p), (p != 0) | (p.mT != 0)
+    log = p.clamp_min(torch.finfo(p.dtype).tiny).log()
+    odds = torch.where(known, log - log.mT, 0.0)
+    level = (odds.sum(-1) / there.sum(-1, keepdim=True).clamp_min(1)).masked_fill(~there, -math.inf)
+    best = level.argmax(-1)[:, None, None].expand(-1, p.shape[-1], 1)
+    against = torch.where(
+        known.gather(-1, best), odds.gather(-1, best), level.unsqueeze(-1) - level.amax(-1)[:, None, None]
+    )
+    return against.squeeze(-1).masked_fill(~there, torch.finfo(p.dtype).min).softmax(-1) * there
+
+
 class Ordered(Objective):
     """A price that reads who is better and what a comparison weighs, and no more of P."""
 
@@ -147,8 +163,9 @@ class ListOdds(Objective):
     2406.08673: with q the log of an importance weight and s = log pi - log ref it is the paper's monitored distance,
     and its gradient that of the paper's update sum_i (w_i - b_i) (-log pi_i), b = softmax(s). At the optimum every
     M_ij = gamma (q_i - q_j), as under ``Logistic``; away from it a wrong response counts by its share of the list.
-    Where some two responses of a list were never compared, log w is the mean of the log-odds that there are, which is
-    exact for whole lists alone. Odds beyond e^87 are cut. Limits: K = 2 is ``Logistic`` less the entropy of P.
+    Odds are those against the best response, the one whose mean log-odds are highest; for a response that was never
+    compared with it, they are of these means, which is no longer exact. Limits: K = 2 is ``Logistic`` less the entropy
+    of P.
     Relations: ``ListNet`` has shares that are mean win probabilities, which are flatter.
     """
 
@@ -159,9 +176,5 @@ class ListOdds(Objective):
         return "L = sum_i w_i (log w_i - log softmax(s)_i), w_i / w_j = P_ij / P_ji"
 
     def __call__(self, p: Tensor, m: Tensor, evidence: Evidence) -> Tensor:
-        there = listed(p)
-        log = p.clamp_min(torch.finfo(torch.float32).tiny).log()
-        odds = torch.where((p != 0) | (p.mT != 0), log - log.mT, 0.0)
-        level = odds.sum(-1) / there.sum(-1, keepdim=True).clamp_min(1)
-        share = level.masked_fill(~there, torch.finfo(p.dtype).min).softmax(-1) * there
+        share = odds_shares(p)
         return shared(p, m, share) + mean_weight(p) * torch.xlogy(share, share).sum(-1)
