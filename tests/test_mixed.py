@@ -72,6 +72,18 @@ def test_gradients_of_one_length_count_by_their_direction() -> None:
     assert share.sum().item() == pytest.approx(3)
 
 
+def test_lengths_are_evened_out_where_asked() -> None:
+    g = torch.tensor([[4.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
+    torch.testing.assert_close(shares_of(g, 0.0), torch.ones(3))
+    # Half of each direction: 1/2 / 4 and 1/2 / 1, brought to the sum 2; what was not heard stays.
+    torch.testing.assert_close(shares_of(g, 1.0), torch.tensor([0.4, 1.6, 1.0]))
+    torch.testing.assert_close(shares_of(g, 0.5), torch.tensor([2 / 3, 4 / 3, 1.0]))
+    draw = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        g = torch.randn(5, 20, generator=draw, dtype=torch.float64) * torch.rand(5, 1, generator=draw) * 10
+        assert (g @ (shares_of(g, 1.0) @ g) > 0).all(), "applied so, no data set loses"
+
+
 @pytest.mark.parametrize(("n", "d"), [(5, 20), (5, 3), (30, 8)])
 def test_no_data_set_loses_along_the_shortest_sum(n: int, d: int) -> None:
     draw = torch.Generator().manual_seed(0)
@@ -137,7 +149,11 @@ def test_a_step_counts_by_what_the_steps_before_it_said() -> None:
 
 def test_one_data_set_is_bradley_terry_for_ever() -> None:
     data, features = of_sets("aaaa")
-    for method, alone in ((build("more"), build("bradley_terry")), (build("mmpo_more"), build("mmpo_reward"))):
+    for method, alone in (
+        (build("more"), build("bradley_terry")),
+        (build("more", level=1), build("bradley_terry")),
+        (build("mmpo_more"), build("mmpo_reward")),
+    ):
         memory, head = method.memory(2), HEAD.clone()
         for _ in range(3):
             heard = replace(evidence(data, Vocabulary("subsets", {"a": 1})), memory=memory)
@@ -203,6 +219,8 @@ def test_attributes_may_be_the_voices() -> None:
 def test_what_it_cannot_weigh_is_refused() -> None:
     with pytest.raises(UserError, match="momentum is 0; it lies above 0"):
         build("more", momentum=0)
+    with pytest.raises(UserError, match="level is -1; it is 0 or more"):
+        MinNorm(Hard(), level=-1)
     with pytest.raises(UserError, match="give MinNorm the price of the method"):
         replace(build("more"), objective=Hinge())
     with pytest.raises(UserError, match="take the score Given"):

@@ -11,8 +11,8 @@ from torch.nn.functional import logsigmoid
 from pairs import cross_entropy
 
 PAIRWISE: dict[str, Callable[..., Tensor]] = {
-    "more": lambda y, momentum: -logsigmoid(y.r_w - y.r_l),
-    "mmpo_more": lambda y, gamma, momentum: cross_entropy(y.r_w - y.r_l, torch.sigmoid(gamma * y.gap)),
+    "more": lambda y, momentum, level: -logsigmoid(y.r_w - y.r_l),
+    "mmpo_more": lambda y, gamma, momentum, level: cross_entropy(y.r_w - y.r_l, torch.sigmoid(gamma * y.gap)),
     # One attribute, which weighs 1; the grades are 3 and 3 + gap.
     "orchestrator": lambda y, tau: ((y.r_w - 3 - y.gap) ** 2 + (y.r_l - 3) ** 2) / 2,
 }

@@ -10,25 +10,26 @@ from mmpo.targets import BradleyTerry, Hard, MinNorm
 from mmpo.types import Method
 
 
-def more(momentum: float = 0.99) -> Method:
+def more(momentum: float = 0.99, level: float = 0.0) -> Method:
     """A reward model of several data sets, which count so that none is unlearned for another.
 
-    Data sets are the subsets that rows name, or several sources of a recipe. Their gradients at the head are brought
-    to one length and weighed so that their sum is the shortest, which is the direction they share. Take it where three
-    or more data sets differ in what they prefer and the shared taste is wanted. Leave it where one of them is what you
-    care for, and where many agree and few differ: the few then count as much as the many. Relations:
-    ``bradley_terry`` with one data set or two, which always count alike; ``mmpo_more`` for graded data.
+    Data sets are the subsets that rows name, or several sources of a recipe. The directions of their gradients at the
+    head are weighed so that their sum is the shortest, which is what they share. ``level`` 1 evens out the sizes of
+    their losses as well; 0 is the paper's. Take it where three or more data sets differ in what they prefer and the
+    shared taste is wanted. Leave it where one of them is what you care for, and where many agree and few differ: the
+    few then count as much as the many. Relations: with ``level`` 0 and one data set or two, which always count alike,
+    it is ``bradley_terry``; ``mmpo_more`` reads grades.
     """
-    return Method(MinNorm(Hard(), momentum=momentum), Given(), Logistic())
+    return Method(MinNorm(Hard(), momentum=momentum, level=level), Given(), Logistic())
 
 
-def mmpo_more(gamma: float = 2.2, momentum: float = 0.99) -> Method:
+def mmpo_more(gamma: float = 2.2, momentum: float = 0.99, level: float = 0.0) -> Method:
     """The reward model of several data sets with margins that match the graded gap.
 
     Take it where several data sets have grades, votes or probabilities; on one scale, since one ``gamma`` serves all.
     Leave it where ``more`` is left. Relations: ``mmpo_reward`` with one data set, ``more`` for gamma -> infinity.
     """
-    return Method(MinNorm(BradleyTerry(gamma), momentum=momentum), Given(), Logistic())
+    return Method(MinNorm(BradleyTerry(gamma), momentum=momentum, level=level), Given(), Logistic())
 
 
 def orchestrator(tau: float = 1.0) -> Method:

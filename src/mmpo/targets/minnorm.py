@@ -19,7 +19,7 @@ RIDGE = 1e-9
 
 @dataclass(frozen=True)
 class MinNorm(Target):
-    """Data sets count so that the sum of their gradients is the shortest: P = n lambda_v of the evidence of voice v.
+    """Data sets count so that the sum of their directions is the shortest: P = n lambda_v of the evidence of voice v.
 
     MORE, arXiv 2312.07401. g_v is the gradient of voice v's loss, a mean over its data, with respect to the weight of
     the reward head, which is linear: sum_ij (d loss / d M_ij) (h_i - h_j) in features h. m_v follows g_v by
@@ -27,22 +27,27 @@ class MinNorm(Target):
 
         lambda = argmin over the simplex of || sum_v lambda_v m_v / ||m_v|| ||^2.
 
-    No voice's loss then rises along the sum. ``price`` is that of the method. Unlike in the paper, where a batch has
-    all data sets, lambda is that of the steps before: the first step counts all alike, and a voice that a step does not
-    hear keeps its m. Without the unit norms, small gradients would count most.
+    No voice's loss rises along that sum of unit gradients. The paper applies lambda to the losses as they are, where a
+    large one still leads; with ``level`` 1 each is divided by its ||m_v|| first, with another one by that power of it,
+    the weights again summing to n. ``price`` is that of the method. Unlike in the paper, where a batch has all data
+    sets, lambda is that of the steps before: the first step counts all alike, and a voice that a step does not hear
+    keeps its m.
 
-    Limits: one voice, two voices, and voices of equal gradients, are ``of``: the middle of two directions is always
-    their shortest point, so the weights say something from three voices on. They do not change how often a data set is
-    drawn: a large one still has more steps.
+    Limits: one voice, and voices of equal gradients, are ``of``, and so are two at ``level`` 0: the middle of two
+    directions is always their shortest point. The weights do not change how often a data set is drawn: a large one
+    still has more steps.
     """
 
     of: Target
     price: Objective = field(default_factory=Logistic)
     momentum: float = 0.99
+    level: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.momentum <= 1:
             raise UserError(f"momentum is {self.momentum:g}; it lies above 0, where gradients count, and at most at 1")
+        if self.level < 0:
+            raise UserError(f"level is {self.level:g}; it is 0 or more")
 
     def check(self, method: Method) -> None:
         if self.price != method.objective:
@@ -60,7 +65,8 @@ class MinNorm(Target):
     @property
     def equation(self) -> str:
         weight = f"lambda = argmin_simplex ||sum_v lambda_v g_v / ||g_v||||, g_v by {self.momentum:g}"
-        return f"{self.of.equation}; P <- n lambda_v P of data set v, {weight}"
+        level = f" ||g_v||^-{self.level:g}, of sum n" if self.level else ""
+        return f"{self.of.equation}; P <- n lambda_v{level} P of data set v, {weight}"
 
     def __call__(self, evidence: Evidence, m: Tensor) -> Tensor:
         each, who = evidence.by_voice()
@@ -105,16 +111,18 @@ class MinNorm(Target):
         begun = (old != 0).any(-1, keepdim=True)
         mixed = torch.where(begun, old.lerp(new, self.momentum), new)
         gradient = torch.where(total[:, None] > 0, mixed, old)
-        return {"voice_gradient": gradient, "voice_weight": shares_of(gradient)}
+        return {"voice_gradient": gradient, "voice_weight": shares_of(gradient, self.level)}
 
 
-def shares_of(gradient: Tensor) -> Tensor:
-    """n lambda_v of n voices with a gradient [V, H], 1 for those without: [V]."""
-    norm = gradient.norm(dim=-1, keepdim=True)
-    there = norm.squeeze(-1) > 0
-    share = torch.ones(len(gradient)).to(gradient)
-    share[there] = (there.sum() * min_norm(gradient[there] / norm[there])).to(gradient)
-    return share
+def shares_of(gradient: Tensor, level: float = 0.0) -> Tensor:
+    """The weights lambda_v / ||g_v||^level of n voices with a gradient [V, H], which sum to n, 1 for those without:
+    [V]."""
+    norm = gradient.double().norm(dim=-1)
+    there = norm > 0
+    weight = min_norm(gradient[there] / norm[there, None]) * norm[there] ** -level
+    share = torch.ones_like(norm)
+    share[there] = there.sum() * weight / weight.sum()
+    return share.to(gradient)
 
 
 def min_norm(g: Tensor) -> Tensor:
