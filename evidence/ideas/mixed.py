@@ -106,8 +106,8 @@ _SETS = (
     f"Three data sets of {PAIRS:,} pairs in {D} dimensions, labelled by Bradley-Terry with the taste w + {APART:g} v_i:"
     " w is shared, the v_i are drawn at random, w and v_i have length 1. A linear reward,"
     f" {STEPS} steps of Adam on {BATCH} pairs of each. Level 0 is the paper's, which applies its weights to the losses"
-    " as they are; level 1 divides each by the length of its gradient first. Measured: the cosine of the reward's weight"
-    " with w, and the ECE on pairs that w alone labels."
+    " as they are; level 1 divides each by the length of its gradient first. Measured: the cosine of the weight of the"
+    " reward with w, and the ECE on pairs that w alone labels."
 )
 
 # ---------------------------------------------------------------------------------------------- attributes
