@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch.nn.functional import softplus
 
 from mmpo.adapt import target_of
+from mmpo.batch import Vocabulary
 from mmpo.cli import main
 from mmpo.data.write import to_row
 from mmpo.evaluate.recorded import part_record
@@ -141,6 +142,35 @@ def test_labels_without_a_name_are_those_of_the_person(pal, tmp_path, capsys):
     told = capsys.readouterr().out
     assert "gus: 4 labels, 100.0% agree" in told and "--held-out" in told
     assert json.loads((tmp_path / "out" / "voices.json").read_text())["names"][-1] == "gus"
+
+
+def test_many_people_are_told_in_short_and_more_may_follow(pal, tmp_path, capsys):
+    many = [f"person {n}" for n in range(21)]
+    rows = file_of(tmp_path, "many.jsonl", [d for name in many for d in said(name, "red", THINGS[:1])])
+    assert run("adapt", pal, rows, "--out", tmp_path / "first") == 0
+    told = capsys.readouterr().out
+    assert told.count("1 label, 100.0% agree") == 20 and "and 1 more people" in told
+    rows = file_of(tmp_path, "new.jsonl", said("eve", "blue", THINGS[:4]))
+    assert run("adapt", tmp_path / "first", rows, "--out", tmp_path / "second") == 0
+    assert "placed 1 people beside 25" in capsys.readouterr().out
+    is_the_same_but_for(22, pal, tmp_path / "second", {"heads.tables.people.weight"})
+    scored = Scorer.load(str(tmp_path / "second"))(said("eve", "red", THINGS[8:9]))
+    (red, blue), (hers, other) = scored.view("person 20").rewards[0], scored.view("eve").rewards[0]
+    assert red > blue and hers < other
+
+
+def test_parts_of_the_data_are_placed_like_people(base, tmp_path, capsys):
+    """With ``voices: subsets`` each data set has a taste."""
+
+    def part(name, likes, things):
+        return [replace(d, subset=name) for d in said(None, likes, things)]
+
+    rows = file_of(tmp_path, "rows.jsonl", part("chat", "red", THINGS[:4]) + part("facts", "blue", THINGS[4:8]))
+    model = train(tmp_path / "run", base[0], rows, {"name": "pal_a"}, steps=2, voices="subsets")
+    new = file_of(tmp_path, "new.jsonl", part("code", "red", THINGS[:3]) + part("chat", "red", THINGS[3:4]))
+    assert run("adapt", model, new, "--out", tmp_path / "out") == 0
+    assert "code: 3 labels" in capsys.readouterr().out
+    assert Vocabulary.read(tmp_path / "out") == Vocabulary("subsets", {"chat": 1, "facts": 2, "code": 3})
 
 
 def test_grades_without_a_name_are_those_of_the_person():

@@ -277,6 +277,7 @@ STUDIES = (
         "answers have 6, and 80 labels of each person teach a linear model of 6 outputs and heads on the prompt.",
         by_prompt,
         {"pal_b - one prototype": (0.15, None), "pal_b - pal_a": (0.3, None)},
+        seeds=6,
     ),
     Study(
         "mmpo_pal",

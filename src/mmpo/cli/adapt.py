@@ -36,6 +36,7 @@ def adapt(
     from mmpo.adapt import adapt as place
     from mmpo.adapt import check_out, save_adapted, target_of
     from mmpo.data import load, merge
+    from mmpo.data.ledger import in_words
     from mmpo.placing import spoken_by
 
     folder = Path(model)
@@ -43,8 +44,9 @@ def adapt(
 
     def read(paths: list[str]) -> tuple[list[Datum], list[str]]:
         loaded = load(rows.sources(paths), on_bad_row=bad.rule)
-        found, _ = merge(loaded.data)
-        return (found if person is None else spoken_by(found, person)), loaded.ledger.summary()
+        found, merged = merge(loaded.data)
+        told = [*loaded.ledger.summary(), *in_words("merging", merged)]
+        return (found if person is None else spoken_by(found, person)), told
 
     labels, told = read(data)
     more, told_too = read(held_out) if held_out else ([], [])
