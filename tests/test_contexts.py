@@ -345,3 +345,42 @@ def test_a_reversal_pair_takes_every_opinion_from_who_reads_both_prompts_alike(t
     more, slope = of([0.7, -0.2])
     assert least == pytest.approx(math.log(2)) and more > least
     assert not none.any() and slope[0] > 0 > slope[1]
+
+
+# ---------------------------------------------------------------------------------------------- from the command line
+
+
+@pytest.mark.slow
+def test_a_run_learns_to_heed_the_context(
+    tmp_path: Path, tiny_reward: Any, tiny_tokenizer: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Built, trained, saved, evaluated on prompts that it never saw; pooled, the rows teach nothing of reversals."""
+
+    def rows(numbers: range) -> list[dict[str, Any]]:
+        return [reversal_pairs(f"Number {n}?", "no", "yes yes yes", "Be short.", "Be long.") for n in numbers]
+
+    def run(*words: str) -> None:
+        with pytest.raises(SystemExit) as done:
+            main(words)
+        assert not done.value.code, capsys.readouterr().err
+
+    tiny_reward().save_pretrained(tmp_path / "base")
+    tiny_tokenizer.save_pretrained(tmp_path / "base")
+    known, new = (
+        written(tmp_path / "known.jsonl", *rows(range(48))),
+        written(tmp_path / "new.jsonl", *rows(range(200, 232))),
+    )
+    found = {}
+    for name, flags in (("heeds", []), ("pooled", ["--pooled"])):
+        run("build", "contexts", known, "--out", str(tmp_path / f"{name}.jsonl"), *flags)
+        recipe = {
+            "model": str(tmp_path / "base"), "task": "reward", "data": str(tmp_path / f"{name}.jsonl"),
+            "method": "soft_bradley_terry", "output_dir": str(tmp_path / name), "learning_rate": 3e-3,
+            "num_train_epochs": 8 if name == "heeds" else 1, "per_device_train_batch_size": 16, "report_to": "none",
+        }  # fmt: skip
+        (tmp_path / f"{name}.yaml").write_text(json.dumps(recipe))
+        run("train", str(tmp_path / f"{name}.yaml"))
+        run("evaluate", str(tmp_path / name), f"rpr={new}", "--out", str(tmp_path / f"report-{name}"))
+        report = json.loads((tmp_path / f"report-{name}" / "report.json").read_text())["suites"]["rpr"]
+        found[name] = report["overall"]["accuracy with the context"]["value"]
+    assert found["heeds"] > 0.9 > 0.6 > found["pooled"]
