@@ -153,12 +153,13 @@ def test_the_outputs_of_a_model_are_attributes(read: Read) -> None:
     loaded = read(row, grade={"group 1": 0.5, "group 2": 0.5}, attributes="all", ignore=["scores"])
     assert loaded.data[0].grades == (2.5, 1)
     assert loaded.data[0].attributes == {"group 1": (1, 2), "group 2": (4, 0)}
-    assert not read(row).ledger.unused_feedback
+    assert not read({**row, "model_weights": {"group 1": 1}, "model_scores_of": {"ann": [1, 2]}}).ledger.unused_feedback
+    assert read({**row, "model_scores_of": {"ann": [3, 2]}}, grade={"ann": 1}).data[0].grades == (3, 2)
 
 
 def test_people_and_a_model_who_grade_the_same_attribute_are_told_apart(read: Read) -> None:
     row = {**ASKED, "scores": [2, 1], "attributes": {"truth": [5, 1]}, "model_scores_by": {"truth": [0.1, 0.2]}}
-    with pytest.raises(UserError, match=r"people's word in attributes and a model's in model_scores_by"):
+    with pytest.raises(UserError, match=r"truth stands in attributes and in model_scores_by; leave one out"):
         read(row, attributes="all")
     assert read(row, grade="truth", ignore=["model_scores_by"]).data[0].grades == (5, 1)
     assert read(row, attributes="all", ignore=["attributes"]).data[0].attributes == {"truth": (0.1, 0.2)}

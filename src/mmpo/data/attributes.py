@@ -14,9 +14,10 @@ from mmpo.errors import UserError, nearest
 Line = tuple[float | None, ...]
 """One grade a response, None where it has none."""
 
-LISTS = ("attributes", "annotator_attributes", "model_scores_by")
-"""Columns of a row of several responses that hold attributes; the last is what ``mmpo score`` writes of a model with
-several outputs."""
+PEOPLE = ("attributes", "annotator_attributes")
+MODEL = ("model_scores_by", "model_scores_of")
+"""Columns of a row of several responses that hold attributes: people's word, and a model's by its outputs and as its
+voices see them, which ``mmpo score`` writes."""
 
 
 def weighted_sum(lines: Mapping[str, Sequence[float | None]], weights: Mapping[str, float]) -> Line:
@@ -75,11 +76,11 @@ class Attributes:
 
 
 class Listed(Attributes):
-    """The attributes of a row of n responses, in the columns ``LISTS``."""
+    """The attributes of a row of n responses, in the columns ``PEOPLE`` and ``MODEL``."""
 
     def __init__(self, row: Row, source: Source, n: int) -> None:
         self.n = n
-        self.tables = {column: mapping(row, column) for column in LISTS if _holds(row, column, source)}
+        self.tables = {column: mapping(row, column) for column in (*PEOPLE, *MODEL) if _holds(row, column, source)}
         super().__init__(row, source, {name for table in self.tables.values() for name in table})
 
     def line(self, name: str) -> Line:
@@ -93,12 +94,10 @@ class Listed(Attributes):
 
     def _column(self, name: str) -> str:
         """Where an attribute stands. What each annotator gave is looked at only where nobody gives one number."""
-        there = [column for column in LISTS if name in self.tables.get(column, ())]
-        if LISTS[2] in there[1:]:
+        there = [column for column in self.tables if name in self.tables[column]]
+        if len(there) > 1 and there[-1] in MODEL:
             raise BadRow(
-                "stated twice",
-                f"{name} is people's word in {there[0]} and a model's in {LISTS[2]}; leave one column out, as "
-                f"ignore: [{LISTS[2]}],",
+                "stated twice", f"{name} stands in {' and in '.join(there)}; leave one out, as ignore: [{there[-1]}],"
             )
         return there[0]
 

@@ -14,7 +14,7 @@ from mmpo.errors import AtMost, OnBadRow, UserError
 LISTED = 20
 """How many of the rows dropped for one reason are listed by name."""
 
-SCORED = frozenset({"model_scores", "model_margins", "model_p", "model_scores_by"})
+SCORED = frozenset({"model_scores", "model_margins", "model_p", "model_scores_by", "model_scores_of", "model_weights"})
 """The columns that ``mmpo score`` adds: a model's word, not people's."""
 
 _FEEDBACK = re.compile(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mmpo.data.about import complete, pair_texts, responses_texts
-from mmpo.data.attributes import LISTS, Columns, Line, Listed, mapping, means, weighted_sum
+from mmpo.data.attributes import PEOPLE, Columns, Line, Listed, mapping, means, weighted_sum
 from mmpo.data.pairs import answers
 from mmpo.data.rows import BadRow, Row, items, some_numbers
 from mmpo.data.source import ALL, Source
@@ -125,7 +125,7 @@ def responses_row(row: Row, source: Source) -> Datum:
     said = Datum("", prompt, responses, grades, pairs(row, n), stated, by_annotator, ranked=ranked, about=about)
     if attributes is not None:
         said = replace(said, attributes=attributes.asked())
-    note_unread(row, {*LISTS[:2]} - source.left)
+    note_unread(row, {*PEOPLE} - source.left)
     _only_answers(said)
     return complete(row, said)
 
@@ -152,7 +152,7 @@ def _grades(
     if by_annotator:
         row.note("no scores: the grade of a response is the mean over its annotators")
         return means(by_annotator.values()), False
-    for column in LISTS[:2] if source.feedback == "required" else ():
+    for column in PEOPLE if source.feedback == "required" else ():
         if row.states(column):
             known = ", ".join(sorted(mapping(row, column)))
             raise UserError(
@@ -173,7 +173,7 @@ def _annotator_grades(row: Row, source: Source, n: int) -> dict[str, Line]:
         if not row.has("annotator_scores"):
             return {}
         return _by_annotator(row, "annotator_scores", row.items("annotator_scores"), n)
-    column = LISTS[1]
+    column = PEOPLE[1]
     each = mapping(row, column) if column not in source.left and row.states(column) else {}
     if not each or not each.keys() >= source.weights.keys():
         return {}
