@@ -23,11 +23,12 @@ from mmpo.batch import Limits, Vocabulary
 from mmpo.cli import main
 from mmpo.data import to_row
 from mmpo.errors import UserError
+from mmpo.evaluate.model import evaluate_model
 from mmpo.evaluate.recorded import part_record, recorded_part
 from mmpo.evaluate.scoring import Scorer
 from mmpo.train import train
 from mmpo.types import Datum, Judgement
-from tiny import ROWS, plain, saved
+from tiny import ROWS, batch_of, plain, saved
 
 
 def graded(n: int, row: dict[str, Any]) -> Datum:
@@ -181,3 +182,55 @@ def test_evaluate_tells_of_each_person_the_worst_and_cycles(people: Path, tmp_pa
     page = (tmp_path / "report" / "report.html").read_text()
     assert "How well it serves each of 2 annotators" in page and "How far people are from a line" in page
     assert "by its own view of 2 of them" in page
+
+
+# ---------------------------------------------------------------------------------------------- every such method
+
+SEVERAL = [name for name, entry in methods.CATALOGUE.items() if "outputs" in entry.build().needs]
+
+
+VOTED = [
+    replace(datum, judgements=tuple(Judgement(0, 1, p=p, annotator=who) for who, p in (("ann", 1.0), ("bob", 0.2))))
+    for datum in DATA
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SEVERAL)
+def test_a_saved_run_says_what_it_said_when_it_ended(name: str, decoder: str, tmp_path: Path) -> None:
+    """Scored again, from anybody's view and from each voice's, by what lies in its folder."""
+    trainer = train(decoder, name, VOTED, arguments(tmp_path / "run"), limits=Limits(100))
+    scorer = Scorer.load(str(tmp_path / "run"))
+    found = scorer(VOTED)
+    batch = batch_of(VOTED, scorer.tokenizer, Limits(100))
+    trainer.model.eval()
+    with torch.no_grad():
+        reading = trainer.reader(trainer.model, batch)
+        reading = replace(reading, tables={**reading.tables, **trainer.method_state.memory})
+        for voice, number in [(None, None), *(scorer.vocabulary.numbers.items() if scorer.vocabulary else ())]:
+            if voice is not None and voice not in found.voices:
+                continue
+            who = None if number is None else torch.full((len(batch),), number)
+            said = scorer.score(replace(reading, who=who)).double().numpy()
+            seen = found if voice is None else found.view(voice)
+            for m, rewards, margins in zip(said, seen.rewards, seen.margins or [None] * len(VOTED), strict=True):
+                k = len(rewards)
+                mine = np.subtract.outer(rewards, rewards) if margins is None else margins
+                np.testing.assert_allclose(mine, m[:k, :k], atol=2e-4, rtol=1e-4)
+    result = evaluate_model(scorer, str(rows_of(VOTED, tmp_path)), tmp_path / "report", name=str(tmp_path / "run"))
+    assert result["by_annotator"]["n_voices"] == 2
+    assert ("groups" in result) == (scorer.score.apart and isinstance(scorer.score, MIXTURES))
+
+
+MIXTURES = (scores.IdealPoint, scores.IdealDirection, scores.OfGroup, scores.Hedged)
+
+
+def rows_of(data: list[Datum], folder: Path) -> Path:
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(to_row(datum)) + "\n" for datum in data))
+    return path
+
+
+@pytest.fixture(scope="module")
+def decoder(tiny_policy: Any, tiny_tokenizer: Any, tmp_path_factory: Any) -> str:
+    return saved(tiny_policy(0), plain(tiny_tokenizer), tmp_path_factory.mktemp("decoder"))
