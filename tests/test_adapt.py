@@ -24,6 +24,7 @@ from mmpo.evaluate.scoring import Scorer
 from mmpo.models.outputs import STATE
 from mmpo.placing import Labels, fitted, grown, remembered, spoken_by
 from mmpo.recipe import read_recipe
+from mmpo.run.provenance import saved_weights
 from mmpo.scores import IdealPoint, OfGroup
 from mmpo.targets import BradleyTerry, Hard, Posterior
 from mmpo.train import train_recipe
@@ -128,6 +129,9 @@ def test_new_people_are_placed_and_scored(pal, tmp_path, capsys):
     record = json.loads((out / "run.json").read_text())
     assert [person["name"] for person in record["adapted"]] == ["eve", "flo"]
     assert record["adapted"][0]["held_out"] == {"labels": 4, "own": 1.0, "anybody": 0.5}
+    assert record["weights"]["result"] == saved_weights(out)
+    before = json.loads((pal / "run.json").read_text())
+    assert (out / record["base_folder"]).resolve() == (pal / before["base_folder"]).resolve()
     probe = said("eve", "red", THINGS[8:10])
     scored, before = Scorer.load(str(out))(probe), Scorer.load(str(pal))(probe)
     for person in KNOWN:
@@ -171,6 +175,19 @@ def test_parts_of_the_data_are_placed_like_people(base, tmp_path, capsys):
     assert run("adapt", model, new, "--out", tmp_path / "out") == 0
     assert "code: 3 labels" in capsys.readouterr().out
     assert Vocabulary.read(tmp_path / "out") == Vocabulary("subsets", {"chat": 1, "facts": 2, "code": 3})
+
+
+def test_who_compared_nothing_stands_in_the_middle(pal, tmp_path, capsys):
+    half = Datum("a", "What?", ("This.", "That."), (2.0, 1.0), annotator_grades={"eve": (2.0, 1.0), "flo": (2.0, None)})
+    assert run("adapt", pal, file_of(tmp_path, "new.jsonl", [half]), "--out", tmp_path / "out") == 0
+    assert "flo: compared nothing" in capsys.readouterr().out
+    table = load_file(tmp_path / "out" / STATE)["heads.tables.people.weight"]
+    torch.testing.assert_close(table[-1], table[1:5].mean(0))
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["adapted"][1] == {
+        "name": "flo",
+        "used": None,
+        "held_out": None,
+    }
 
 
 def test_grades_without_a_name_are_those_of_the_person():

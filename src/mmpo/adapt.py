@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from mmpo.evaluate.recorded import recorded_part
 from mmpo.evaluate.scoring import Scorer
 from mmpo.models.outputs import STATE, stored_state
 from mmpo.placing import Labels, fitted, grown, labels_of, newcomers, remembered, with_rows
+from mmpo.run.provenance import saved_weights
 from mmpo.run.record import read_record, write_memory, write_record
 from mmpo.targets import Hard
 from mmpo.types import Datum, Score, Target
@@ -43,10 +44,13 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Placed:
-    """A new person: how the model agrees with the labels that placed them, and with those held out, if any."""
+    """A new person: how the model agrees with the labels that placed them, and with those held out, if there are any.
+
+    Who compared nothing stands where the known people are in the mean.
+    """
 
     name: str
-    used: Agreement
+    used: Agreement | None
     held_out: Agreement | None = None
 
 
@@ -58,13 +62,13 @@ class Adaptation:
         vocabulary: all people, the new ones last.
         rows: what was found for the new people, [new, ...] by the name of the table or the memory.
         people: how it agrees with each of them.
-        left_out: what was left out, one sentence each.
+        told: what was cut and left out, one sentence each.
     """
 
     vocabulary: Vocabulary
     rows: Mapping[str, Tensor]
     people: Sequence[Placed]
-    left_out: Sequence[str]
+    told: Sequence[str]
 
 
 # ---------------------------------------------------------------------------------------------- all together
@@ -103,15 +107,14 @@ def adapt(
     # What the target remembers of people begins anew for them.
     begun = {name: value for part in nested(target) for name, value in part.memory(len(vocabulary)).items()}
     found |= {name: begun[name][len(known) :] for name in grown(target, "memory", len(known))}
-    used, kept = _agreement(score, labels, found), {}
+    told, used, kept = [read.cuts["summary"], *left_out], _agreement(score, labels, found), {}
     if held_out:
-        apart, told = labels_of(scorer(held_out, on_bad_row), target, vocabulary, len(known))
-        kept, left_out = _agreement(score, apart, found), left_out + [f"held out: {line}" for line in told]
-    nothing = Agreement(0, math.nan, math.nan)
-    people = [
-        Placed(name, used.get(n, nothing), kept.get(n)) for name, n in vocabulary.numbers.items() if n >= len(known)
-    ]
-    return Adaptation(vocabulary, found, people, [read.cuts["summary"], *left_out])
+        apart = scorer(held_out, on_bad_row)
+        kept_labels, left_out = labels_of(apart, target, vocabulary, len(known))
+        told += [f"held out: {line}" for line in (apart.cuts["summary"], *left_out)]
+        kept = _agreement(score, kept_labels, found)
+    people = [Placed(name, used.get(n), kept.get(n)) for name, n in vocabulary.numbers.items() if n >= len(known)]
+    return Adaptation(vocabulary, found, people, told)
 
 
 def _room(scorer: Scorer) -> Vocabulary:
@@ -177,23 +180,29 @@ def save_adapted(model: Path, out: Path, made: Adaptation) -> list[str]:
     Of the tensors only the tables and memories of voices differ, by their new rows.
     """
     check_out(model, out)
-    draft = out.with_name(f"{out.name}.tmp")
-    shutil.rmtree(draft, ignore_errors=True)
+    draft = out / "unfinished"
     draft.mkdir(parents=True)
     for path in sorted(path for path in model.iterdir() if path.is_file() and path.name != calibrate.FILE):
         shutil.copy2(path, draft)
     _write_state(model, draft, made)
     made.vocabulary.write(draft)
-    record = read_record(model)
-    if record:
-        base = record.get("base_folder")
-        moved = os.path.relpath(model.resolve() / base, out.resolve()) if base else None
-        write_record(draft, {**record, "base_folder": moved, "adapted": [asdict(person) for person in made.people]})
-    out.mkdir(parents=True, exist_ok=True)
-    draft.replace(out)
+    if record := read_record(model):
+        write_record(draft, {**record, **_news(record, model, out, draft), "adapted": list(map(asdict, made.people))})
+    for path in draft.iterdir():
+        path.replace(out / path.name)
+    draft.rmdir()
     if (model / calibrate.FILE).is_file():
         return [f"{calibrate.FILE} stays behind, since it was fitted without the new people; run mmpo calibrate again"]
     return []
+
+
+def _news(record: Mapping[str, Any], model: Path, out: Path, draft: Path) -> dict[str, Any]:
+    """What a record says of its folder, for the new one."""
+    base = record.get("base_folder")
+    return {
+        "base_folder": os.path.relpath(model.resolve() / base, out.resolve()) if base else None,
+        "weights": {**record.get("weights", {}), "result": saved_weights(draft)},
+    }
 
 
 def _write_state(model: Path, out: Path, made: Adaptation) -> None:

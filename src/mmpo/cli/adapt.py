@@ -51,7 +51,7 @@ def adapt(
     labels, told = read(data)
     more, told_too = read(held_out) if held_out else ([], [])
     made = place(loading.scorer(model), target_of(folder), labels, more, bad.rule)
-    told += [*told_too, *made.left_out, *save_adapted(folder, out, made)]
+    told += [*told_too, *made.told, *save_adapted(folder, out, made)]
     for one in made.people[:SHOWN]:
         print(f"{one.name}: {_told(one.used)}{'' if one.held_out is None else f'; held out: {_told(one.held_out)}'}")
     if len(made.people) > SHOWN:
@@ -61,10 +61,10 @@ def adapt(
     print(f"placed {len(made.people)} people beside {len(made.vocabulary.numbers) - len(made.people)}: {out}")
 
 
-def _told(agreement: Agreement) -> str:
+def _told(agreement: Agreement | None) -> str:
     """In words: how often the person's own view agrees, and anybody's."""
-    if not agreement.labels:
-        return "no labels"
+    if agreement is None:
+        return "compared nothing, and stands where the known people are in the mean"
     s = "s" * (agreement.labels > 1)
     return f"{agreement.labels} label{s}, {agreement.own:.1%} agree, with anybody's view {agreement.anybody:.1%}"
 
