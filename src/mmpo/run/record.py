@@ -83,13 +83,13 @@ def fingerprint(data: Sequence[Datum]) -> str:
     return f"{len(data)} prompts, {known[:16]}"
 
 
-LONG = 64
+LONG = 16
 """Rows of more numbers, such as gradients, are no reading matter."""
 
 
 def write_memory(folder: Path, memory: Mapping[str, Tensor], vocabulary: Vocabulary | None) -> None:
     """What the method learned about voices and data, as memory.json; a number for each voice goes by its name. Tables
-    with rows of more than ``LONG`` numbers lie beside the model alone."""
+    with rows of more than ``LONG`` numbers are left to the checkpoints."""
     names = {} if vocabulary is None else {number: name for name, number in vocabulary.numbers.items()}
     told: dict[str, Any] = {}
     for name, value in memory.items():
