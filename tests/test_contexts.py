@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cosine_similarity, logsigmoid
 
+from judge_server import State, served, verdict
+from mmpo.asking import Endpoint, Store
+from mmpo.asking.words import in_words
 from mmpo.batch import evidence
 from mmpo.cli import main
 from mmpo.data import load, pairs_of
 from mmpo.data.build import build_rows
 from mmpo.data.contexts import Contexts, borda, contextual_prompt, marginal_preference, reversal_pairs, unfolded
+from mmpo.data.profiles import with_profiles
 from mmpo.data.rows import BadRow
 from mmpo.errors import UserError
 from mmpo.evaluate.contexts import context_gain, preference_error_bound, reversal_accuracy
@@ -345,6 +350,64 @@ def test_a_reversal_pair_takes_every_opinion_from_who_reads_both_prompts_alike(t
     more, slope = of([0.7, -0.2])
     assert least == pytest.approx(math.log(2)) and more > least
     assert not none.any() and slope[0] > 0 > slope[1]
+
+
+# ---------------------------------------------------------------------------------------------- profiles
+
+
+def chosen(n: int, **votes: float) -> Datum:
+    said = tuple(Judgement(0, 1, p=p, annotator=who) for who, p in votes.items())
+    return Datum(str(n), f"prompt {n}", ("short", "a long answer"), judgements=said)
+
+
+def test_a_profile_is_made_of_some_choices_and_heads_the_others() -> None:
+    data = [chosen(n, ann=1.0, bob=0.0) for n in range(5)] + [chosen(9, ann=0.5, eve=1.0)]
+    seen: list[str] = []
+
+    def teacher(questions: Sequence[str]) -> list[str]:
+        seen.extend(questions)
+        return ["Short answers." if "Preferred:\nshort" in q else "Long answers." for q in questions]
+
+    out, counts = with_profiles(data, teacher, samples=2, seed=3)
+    assert counts == {
+        "data in": 6, "people": 3, "people with too few choices": 1, "choices shown to the teacher": 4, "data out": 6,
+    }  # fmt: skip
+    assert {str(d.prompt).split("\n")[0] for d in out if d.id.endswith("ann")} == {"Context: Short answers."}
+    assert {str(d.prompt).split("\n")[0] for d in out if d.id.endswith("bob")} == {"Context: Long answers."}
+    assert all([j.annotator for j in d.judgements] == [d.id.split("/")[1]] for d in out)
+    for question, who in zip(seen, ("ann", "bob"), strict=True):
+        left = {d.id.split("/")[0] for d in out if d.id.endswith(who)}
+        assert len(left) == 3 and not any(f"prompt {n}\n" in question for n in left)  # nothing is told twice
+
+
+def test_grades_of_one_person_and_people_without_a_profile() -> None:
+    graded = [
+        Datum(str(n), "x", ("a", "b"), (2.0, 2.0), annotator_grades={"ann": (1.0, 3.0), "bob": (3.0, 1.0)})
+        for n in range(3)
+    ]
+    out, counts = with_profiles(graded, lambda asked: ["Likes b.", " "], samples=1)
+    assert [d.grades for d in out] == [(1.0, 3.0)] * 2 and counts["people without a profile"] == 1
+    assert all(d.annotator_grades == {"ann": (1.0, 3.0)} for d in out)
+    with pytest.raises(UserError, match="nobody chose on 4 prompts or more"):
+        with_profiles(graded, lambda asked: [])
+    with pytest.raises(UserError, match="gave 1 answers to 2 questions"):
+        with_profiles(graded, lambda asked: ["x"], samples=1)
+
+
+def test_a_teacher_behind_an_endpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = State(always={"c": "400"})
+    server = served(state)
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        url = f"http://127.0.0.1:{server.server_port}/v1"
+        asked = in_words(Endpoint(url, "teacher", most_tries=1), Store(tmp_path / "answers.jsonl"))
+        first, again = asked(["a", "b"]), asked(["b", "c", "a"])
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert first == [verdict("a"), verdict("b")] and again == [verdict("b"), "", verdict("a")]
+    assert state.answered == {"a": 1, "b": 1}  # the second time from disk
+    assert "without an answer (question 1" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------------------------------------- from the command line
