@@ -64,7 +64,7 @@ def evaluate(
         typer.Argument(
             help="Files, folders or hub ids of comparisons; or suites, from the hub (rewardbench) or from files in the "
             "published layout (rewardbench=PATH). Suites: rewardbench, rewardbench-prior, rewardbench-2, rm-bench, "
-            "judgebench, judgebench-claude, rag-rewardbench; mrmbench probes hidden states."
+            "judgebench, judgebench-claude, rag-rewardbench, rpr; mrmbench probes hidden states."
         ),
     ],
     out: Report,
