@@ -23,6 +23,7 @@ NAMES = (
     "bestof",
     "judged",
     "health",
+    "raters",
     "page",
 )
 

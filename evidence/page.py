@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from evidence import raters_page
 from evidence.common import RESULTS, ROOT, table
 from evidence.truth.page import section as truth
 from evidence.truth.told import answer, conditions, interval, listed, nats, points
@@ -248,15 +249,18 @@ def mended(result: Mapping[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    stored = {name: RESULTS / f"{name}.json" for name in (*STUDIES, *CLAIMED, "truth")}
+    stored = {name: RESULTS / f"{name}.json" for name in (*STUDIES, *CLAIMED, "truth", "raters")}
     found = {name: json.loads(path.read_text()) for name, path in stored.items() if path.is_file()}
+    raters = found.pop("raters", None)
     known, claims = found.pop("truth", None), {name: found.pop(name) for name in CLAIMED if name in found}
     short = [*(answer(known) if known else []), *on_real_data(found)]
+    short += [raters_page.answer(raters)] if raters else []
     lines = [INTRODUCTION, *(f"- {line}" for line in short), "", *at_a_glance(found)]
     lines += [f"The generated conditions: {conditions(known)}.", ""] if known else []
     lines += [*truth(known, save), *measured("truth", known)] if known else []
     for name, result in found.items():
         lines += section(name, result)
         lines += mended(result["fine-tuned"]) if "fine-tuned" in result else []
+    lines += [*raters_page.section(raters), *measured("raters", raters)] if raters else []
     lines += [line for name, result in claims.items() for line in claimed(name, result)]
     (ROOT / "docs" / "evidence.md").write_text("\n".join(lines).rstrip() + "\n")

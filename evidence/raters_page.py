@@ -1,0 +1,238 @@
+"""The section of docs/evidence.md on models of raters; every number and verdict comes from the results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from evidence.raters import KNOWN, LABELS, ONE, RATES, UNHEARD
+from evidence.truth.told import interval, listed, nats, points
+
+Cell = Mapping[str, Any]
+
+ABOUT = """Held-out votes of single people, and of LLM judges and attributes as if they were people: does a model of
+raters say more of them than one reward? The frozen all-MiniLM-L6-v2 under a small head, trained on single votes with
+the same target (the vote) and price (logistic), so that the conditions differ in the score alone; one reward with MMPO
+reads the share of votes at gamma 2.2. Each seed holds out a quarter of the debates, documents, stories or prompts, and
+a third of the raters who gave enough votes; a fifth of the other topics says when to stop. A grader of lists has voted
+for the higher grade of each pair, a tie is half a vote to each side. *lower* and *higher* mean that the intervals of
+the NLL over seeds and over topics both leave zero out."""
+
+NAMES = {
+    "one reward, reliability": "trusts each rater as far as one reward agrees (the target of LCPO), and takes their "
+    "next vote for right as often",
+    "mixture of 5, for all": "five rewards with shares that are the same for everybody (MiCRo without context)",
+    "a reward for each": "`mmpo_voices`: an output for each voice; anybody's is the mean",
+    "PAL-A": "`pal_a`: an ideal point for each voice between some prototypes",
+    "PAL-B": "`pal_b`: a direction for each voice between some prototypes that depend on the prompt",
+    "groups": "`maxmin_reward`: hidden groups of voices, with a reward for each group",
+    "mixture of 5, by prompt": "`micro`: five rewards that the prompt weighs",
+    "mixture of 5, by person": "`micro_people`: the same, weighed by what a voice said before",
+    "skew-symmetric": "`gpm`, tau 1: a preference that need not be a line, one for all",
+}
+
+
+def section(result: Mapping[str, Any]) -> list[str]:
+    """All of it, but on what machine."""
+    sets, planted = result["sets"], {"arguments, every second voter turned round": result["planted"]}
+    named = "; ".join(f"*{name}*: {about}" for name, about in NAMES.items())
+    other = listed([f"{name} ({rate:g})" for name, rate in RATES.items()])
+    return [
+        "## One reward, or a model of raters",
+        "",
+        ABOUT.replace("\n", " "),
+        "",
+        f"{named}. A voice with {result['named from']} training votes is told apart, the others are anybody. Learning "
+        f"rates were chosen on other seeds: 1e-3, but for {other}.",
+        "",
+        *(f"- {line}" for line in answers(result)),
+        "",
+        "What there is to learn from; *two agree*: how often two voices that decided about one pair decide alike, "
+        "*one reward agrees*: how often one reward sides with a decided vote of a known voice.",
+        "",
+        *budget(sets),
+        "",
+        *compared(
+            sets | planted,
+            KNOWN,
+            "nll",
+            nats,
+            "NLL of known voices' votes less that of one reward (first row: its own)",
+        ),
+        *compared(sets, KNOWN, "accuracy", points, "Points of accuracy on their decided votes, likewise"),
+        *compared(sets, KNOWN, "ece", points, "Points of ECE, likewise"),
+        *compared(sets, KNOWN, "worst accuracy", points, "Points of accuracy for the worst voice, likewise"),
+        *compared(sets, UNHEARD, "nll", nats, "NLL of votes of voices that training never heard, likewise"),
+        *placing(sets | planted),
+    ]
+
+
+# ---------------------------------------------------------------------------------------------- in words
+
+
+def answer(result: Mapping[str, Any]) -> str:
+    """The first screen's line."""
+    return f"**Does modelling raters beat one reward?** {answers(result)[0]}"
+
+
+def answers(result: Mapping[str, Any]) -> list[str]:
+    sets = result["sets"]
+    return [
+        _known(sets, len(result["seeds"])),
+        _people(sets),
+        _planted(result["planted"]),
+        _unheard(sets),
+        _placed(sets),
+        _budget(sets),
+    ]
+
+
+def rows(found: Mapping[str, Any], which: str, base: str = ONE) -> Iterator[Cell]:
+    """The differences of some votes to one reward, or of a method to itself."""
+    for row in found["minus one reward"]:
+        if row["set"] == which and row["less"].startswith(f"{ONE}, " if base == ONE else f"{row['method']}, "):
+            yield row
+
+
+def _judged(sets: Mapping[str, Any], which: str, base: str = ONE) -> dict[str, list[str]]:
+    """METHOD on DATA (difference), by verdict."""
+    out: dict[str, list[str]] = {"lower": [], "higher": [], "unclear": []}
+    for name, found in sets.items():
+        for row in rows(found, which, base):
+            out[row["verdict"]].append(f"{row['method']} on {name} ({nats(row['nll']['mean'])})")
+    return out
+
+
+def _counted(judged: Mapping[str, Sequence[str]]) -> str:
+    total = sum(map(len, judged.values()))
+    return f"lower in {len(judged['lower'])}, higher in {len(judged['higher'])}, unclear in the rest of {total}"
+
+
+def _known(sets: Mapping[str, Any], seeds: int) -> str:
+    judged = _judged(sets, KNOWN)
+    return (
+        f"On held-out votes of known raters, judges and attributes ({len(sets)} sets of real data, {seeds} seeds), the "
+        f"NLL against one reward is {_counted(judged)} comparisons. Lower: {listed(judged['lower'])}."
+    )
+
+
+def _people(sets: Mapping[str, Any]) -> str:
+    found = sets["arguments"]
+    cells = {row["method"]: row for row in rows(found, KNOWN)}
+    best = min(cells.values(), key=lambda row: float(row["nll"]["mean"]))
+    return (
+        f"On the largest (arguments, {found['data']['raters']:,} people) the lowest NLL is that of {best['method']}: "
+        f"{interval(best['nll'], nats)} over seeds, {interval(best['nll, over groups'], nats)} over debates, "
+        f"{interval(best['nll, over raters'], nats)} over raters; accuracy {interval(best['accuracy'], points)} points."
+    )
+
+
+def _planted(found: Mapping[str, Any]) -> str:
+    """What the same heads find where there is something to find."""
+    known = {row["method"]: row for row in rows(found, KNOWN)}
+    best = min(known.values(), key=lambda row: float(row["nll"]["mean"]))
+    lower = [f"{name} ({interval(row['nll'], nats)})" for name, row in known.items() if row["verdict"] == "lower"]
+    placed = {row["method"]: row for row in rows(found, f"unseen, {LABELS[-1]} votes", "itself")}
+    better = [f"{name} ({interval(row['nll'], nats)})" for name, row in placed.items() if row["verdict"] == "lower"]
+    return (
+        "Would these heads find it if it were there? With the votes of every second voter of the arguments turned "
+        f"round, NLL is lower than that of one reward ({_one(found, KNOWN)['nll']['mean']:.3f}) with {listed(lower)}; "
+        f"accuracy with {best['method']} is {interval(best['accuracy'], points)} points higher. Unseen voters placed "
+        f"from {LABELS[-1]} votes gain with {listed(better)}."
+    )
+
+
+def _unheard(sets: Mapping[str, Any]) -> str:
+    judged = _judged(sets, UNHEARD)
+    return (
+        f"Of raters that training never heard, without a vote of theirs, it is {_counted(judged)}. "
+        f"Lower: {listed(judged['lower'])}."
+    )
+
+
+def _placed(sets: Mapping[str, Any]) -> str:
+    parts = []
+    for labels in LABELS:
+        judged = _judged(sets, f"unseen, {labels} votes", "itself")
+        parts.append(
+            f"{labels} votes, NLL less that without them: {_counted(judged)} (lower: {listed(judged['lower'])}; "
+            f"higher: {listed(judged['higher'])})"
+        )
+    return f"Placing such a rater as `mmpo adapt` does, from {'; from '.join(parts)}."
+
+
+def _budget(sets: Mapping[str, Any]) -> str:
+    a = sets["arguments"]["data"]
+    known = _one(sets["arguments"], KNOWN)["accuracy"]["mean"]
+    return (
+        f"What the people of the arguments gave decides what can be learned of them: {a['votes']:,} votes are "
+        f"{a['labels']['mean']:.0f} a voter, {a['labels']['50%']:.0f} in the median; {a['told apart']:.0f} of "
+        f"{a['raters']:,} have enough to be told apart, with {a['training labels of those']['median']:.0f} in the "
+        f"median. Two voters who decide agree in {a['agreement of two']:.1%} of cases, and one reward agrees with them "
+        f"in {known:.1%}."
+    )
+
+
+# ---------------------------------------------------------------------------------------------- tables
+
+
+def _one(found: Mapping[str, Any], which: str) -> Cell:
+    return next(row for row in found["means"] if row["method"] == ONE and row["set"] == which)
+
+
+def budget(sets: Mapping[str, Any]) -> list[str]:
+    lines = [
+        "| data | | voices | votes | of a voice (median) | told apart | their training votes (median) | never heard "
+        "| ties | two agree | one reward agrees |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, found in sets.items():
+        d = found["data"]
+        cells = [
+            name,
+            d["about"],
+            f"{d['raters']:,} {d['voices']}",
+            f"{d['votes']:,}",
+            f"{d['labels']['50%']:,.0f}",
+            f"{d['told apart']:.0f}",
+            f"{d['training labels of those']['median']:,.0f}",
+            f"{d['unseen']:.0f}",
+            f"{d['ties']:.1%}",
+            f"{d['agreement of two']:.1%}",
+            f"{_one(found, KNOWN)['accuracy']['mean']:.1%}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def compared(sets: Mapping[str, Any], which: str, metric: str, show: Callable[[float], str], title: str) -> list[str]:
+    """One reward as it is, and the others less it; data sets are columns."""
+    tables = {name: {row["method"]: row for row in rows(found, which)} for name, found in sets.items()}
+    own = [f"{_one(found, which)[metric]['mean']:.3f}" for found in sets.values()]
+    lines = [f"{title}:", "", *_head(sets), f"| {ONE} | " + " | ".join(own) + " |"]
+    for method in next(iter(tables.values())):
+        cells = [_cell(table[method], metric, show) for table in tables.values()]
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def _head(sets: Mapping[str, Any]) -> list[str]:
+    return ["| | " + " | ".join(sets) + " |", "|---|" + "---|" * len(sets)]
+
+
+def _cell(row: Cell, metric: str, show: Callable[[float], str]) -> str:
+    told = f" *{row['verdict']}*" if metric == "nll" and row["verdict"] != "unclear" else ""
+    return interval(row[metric], show) + told
+
+
+def placing(sets: Mapping[str, Any]) -> list[str]:
+    """What votes of an unseen rater add."""
+    lines = ["NLL of unseen voices placed from their votes, less that of the same model without these votes:", ""]
+    lines += _head(sets)
+    for labels in LABELS:
+        which = f"unseen, {labels} votes"
+        tables = [{row["method"]: row for row in rows(found, which, "itself")} for found in sets.values()]
+        for method in tables[0]:
+            cells = [_cell(table[method], "nll", nats) for table in tables]
+            lines.append(f"| {method}, {labels} votes | " + " | ".join(cells) + " |")
+    return [*lines, ""]
