@@ -261,7 +261,8 @@ def test_new_people_are_placed_by_ten_labels_and_nothing_else_moves(circle):
     method, learned = found[3]
     before = {name: value.clone() for name, value in learned.items()}
     held_out = truth.ask(rng, 60 + world.each_of(30, 50))
-    placed = world.placed(method, learned, truth.ask(rng, 60 + world.each_of(30, 10)), 30)
+    few = truth.ask(rng, 60 + world.each_of(30, 10))
+    placed = world.placed(method, learned, few.labels, few, 30)
     assert float(world.right(method, learned, held_out, None).mean()) < 0.65
     assert float(world.right(method, placed, held_out, held_out.who).mean()) > 0.85
     for name, value in before.items():
