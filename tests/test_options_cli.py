@@ -76,6 +76,12 @@ IMPOSSIBLE: dict[str, str] = {
     "--seed": "-1",
     "--person": "nobody",
     "--smooth": "-1",
+    "--template": "nothing to fill",
+    "--components": "all",
+    "--scales": "wide",
+    "--rubric": "purple",
+    "--student": "/nowhere",
+    "--aggregate": "purple",
 }
 """A value of each option that nothing can work with."""
 
@@ -84,6 +90,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "--judge-model": ("--judge-url", "http://localhost:1/v1"),
     "--place": ("--goals", "1"),
     "--eps": ("--soften", "0.1"),
+    "--aggregate": ("--student", "@policy"),
     "--max-length": ("--tokenizer", "@policy"),
     "--max-prompt-length": ("--tokenizer", "@policy"),
     "--model-key-env": ("--model-url", "http://localhost:1/v1"),
@@ -99,6 +106,12 @@ KINDS = {
     "--flip": "strength",
     "--soften": "strength",
     "--eps": "strength",
+    "--template": "contexts",
+    "--components": "outcomes",
+    "--scales": "outcomes",
+    "--rubric": "outcomes",
+    "--student": "outcomes",
+    "--aggregate": "outcomes",
 }
 """The kind of ``mmpo build`` that an option is for; the others are for goals."""
 
@@ -275,6 +288,17 @@ def test_json_is_json(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_dry_run_asks_nobody(place: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert code(words("judge", place, tmp_path / "out")) == 0
     assert "report:" not in capsys.readouterr().out and not (tmp_path / "out" / "report.html").exists()
+
+
+@shows("--pooled")
+def test_pooled_contexts_are_one_row(tmp_path: Path) -> None:
+    stated = [{"context": "Be short.", "preferred": 0}, {"context": "Be long.", "preferred": 1}]
+    rows = rows_file(
+        tmp_path, [{"prompt": "Who?", "responses": ["I.", "It is I."], "contexts": stated}], "contexts.jsonl"
+    )
+    line = ["build", "contexts", rows, "--out"]
+    assert code([*line, str(tmp_path / "each.jsonl")]) == code([*line, str(tmp_path / "one.jsonl"), "--pooled"]) == 0
+    assert [len((tmp_path / f"{name}.jsonl").read_text().splitlines()) for name in ("each", "one")] == [2, 1]
 
 
 @shows("--trust-remote-code")

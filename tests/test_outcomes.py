@@ -129,7 +129,7 @@ def test_probabilities_of_skills() -> None:
     assert token_probability([2.0, 0.0], 0, 1) == pytest.approx(0.8808, abs=1e-4)
     many = np.array([[9.0, 2.0, 0.0], [9.0, 0.0, 2.0]])
     assert token_probability(many, 1, 2) == pytest.approx([0.8808, 0.1192], abs=1e-4)
-    with pytest.raises(UserError, match="give 'mean', 'product' or 'geometric'"):
+    with pytest.raises(UserError, match="aggregate is 'median'"):
         aggregate([0.5], "median")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="no probability"):
         aggregate([])
@@ -207,7 +207,7 @@ def test_pairs_that_nobody_compared_stay_apart() -> None:
         ({"scales": {"rubric": (10, 1)}}, "the scale of rubric is 10 to 1"),
         ({"scales": {}}, "response 0 is 9, which is not within 0 to 1; give its scale, as --scales rubric=1:10"),
         ({"eps": -0.1}, "eps is -0.1"),
-        ({"mode": "best"}, "give 'weighted' or 'pareto'"),
+        ({"mode": "best"}, "mode is 'best'"),
         ({"eps": 1.0}, r"no two responses differ by more than 1 \(weighted\)"),
     ],
 )  # fmt: skip

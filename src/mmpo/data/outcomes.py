@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,7 +24,7 @@ from mmpo.data.read import Numbered
 from mmpo.data.rows import BadRow, Row, items, number
 from mmpo.data.source import Source
 from mmpo.data.texts import content, words
-from mmpo.errors import UserError
+from mmpo.errors import UserError, nearest
 from mmpo.types import Datum, Text
 
 Mode = Literal["weighted", "pareto"]
@@ -98,8 +98,7 @@ def graded_by_components(
 
 
 def _check(components: Mapping[str, float], scales: Mapping[str, tuple[float, float]], eps: float, mode: str) -> None:
-    if mode not in ("weighted", "pareto"):
-        raise UserError(f"mode is {mode!r}; give 'weighted' or 'pareto'")
+    _one_of("mode", mode, Mode)
     if not 0 <= eps < math.inf:
         raise UserError(f"eps is {eps:g}; give a number of at least 0")
     shares = list(components.values())
@@ -111,6 +110,12 @@ def _check(components: Mapping[str, float], scales: Mapping[str, tuple[float, fl
             raise UserError(f"scales names {name!r}, which is no component; leave it out, or name it in components")
         if not low < high:
             raise UserError(f"the scale of {name} is {low:g} to {high:g}; give the lower end first, as {name}=1:10")
+
+
+def _one_of(name: str, value: str, kind: Any) -> None:
+    known = get_args(kind)
+    if value not in known:
+        raise UserError(f"{name} is {value!r}. {nearest(value, known)}")
 
 
 def _moved(d: Datum, name: str, scale: tuple[float, float]) -> Line:
@@ -150,8 +155,7 @@ def aggregate(p: ArrayLike, how: Aggregate = "mean") -> float:
     Raises UserError for another way, and where there are none.
     """
     values = np.asarray(p, dtype=float)
-    if how not in ("mean", "product", "geometric"):
-        raise UserError(f"aggregate is {how!r}; give 'mean', 'product' or 'geometric'")
+    _one_of("aggregate", how, Aggregate)
     if not values.size:
         raise UserError("there is no probability to aggregate; give at least one")
     if how == "mean":
@@ -171,8 +175,7 @@ def rubric_score(judgement: Any, by: By = "overall", name: str = "rubric") -> fl
     Raises:
         BadRow: there is no such number.
     """
-    if by not in ("overall", "criteria"):
-        raise UserError(f"rubric is {by!r}; give 'overall' or 'criteria'")
+    _one_of("rubric", by, By)
     said = _json(judgement, name) if isinstance(judgement, str) else judgement
     if not isinstance(said, Mapping):
         return number(said, name)
@@ -247,6 +250,10 @@ class Components:
     student: Student | None = None
     aggregate: Aggregate = "mean"
     counts: Counter[str] = field(default_factory=Counter, init=False)
+
+    def __post_init__(self) -> None:
+        _one_of("rubric", self.rubric, By)
+        _one_of("aggregate", self.aggregate, Aggregate)
 
     def source(self, source: Source) -> Source:
         """How the rows are read: with the components among the attributes."""
