@@ -520,7 +520,6 @@ def recipe(folder: Path, model: str, rows: str, method: Any, **more: Any) -> Pat
         "max_steps": 12,
         "per_device_train_batch_size": 6,
         "learning_rate": 1e-2,
-        "head_learning_rate": 1e-2,
         "save_strategy": "steps",
         "save_steps": 6,
         "seed": 1,
@@ -531,6 +530,12 @@ def recipe(folder: Path, model: str, rows: str, method: Any, **more: Any) -> Pat
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(content))
     return path
+
+
+def command(*words: Any) -> None:
+    with pytest.raises(SystemExit) as done:
+        main([str(word) for word in words])
+    assert done.value.code == 0
 
 
 @pytest.fixture(scope="module")
@@ -552,7 +557,7 @@ def test_a_run_finds_the_groups_of_its_people(camps_of_two):
     group = {name: int(scorer.reader.memory[LOSSES][n].argmin()) for name, n in scorer.vocabulary.numbers.items()}
     assert group["ann"] == group["amy"] != group["bob"] == group["ben"]
     out = folder / "out.jsonl"
-    assert main(["score", str(folder / "run"), rows, "--out", str(out), "--person", "all"]) == 0
+    command("score", folder / "run", rows, "--out", out, "--person", "all")
     for line in out.read_text().splitlines():
         row = json.loads(line)
         assert set(row["model_scores_by"]) == {"group 1", "group 2"}
@@ -563,16 +568,19 @@ def test_a_run_finds_the_groups_of_its_people(camps_of_two):
 
 
 def test_a_stopped_run_goes_on_with_its_groups(camps_of_two, tmp_path):
-    folder, base, rows = camps_of_two
-    path = recipe(tmp_path, base, rows, "maxmin_reward")
-    shutil.copytree(folder / "run" / "checkpoint-6", tmp_path / "run" / "checkpoint-6")
-    stopped = json.loads((folder / "run" / "run.json").read_text())
-    shutil.copy(folder / "run" / "voices.json", tmp_path / "run")
-    (tmp_path / "run" / "run.json").write_text(json.dumps({**stopped, "status": "started"}))
+    _, base, rows = camps_of_two
+    path, run = recipe(tmp_path, base, rows, "maxmin_reward", max_steps=4, save_steps=2), tmp_path / "run"
     train_recipe(read_recipe(path))
-    for name in ("model.safetensors", "method_state.safetensors"):
-        mine, theirs = (load_file(where / "run" / name) for where in (tmp_path, folder))
-        assert mine.keys() == theirs.keys() and all(torch.equal(mine[key], theirs[key]) for key in mine)
+    files = ("model.safetensors", "method_state.safetensors")
+    whole, stopped = [load_file(run / name) for name in files], json.loads((run / "run.json").read_text())
+    for left in run.iterdir():
+        if left.name not in ("checkpoint-2", "run.json"):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+    (run / "run.json").write_text(json.dumps({**stopped, "status": "started"}))
+    assert train_recipe(read_recipe(path)).state.global_step == 4
+    for name, before in zip(files, whole, strict=True):
+        after = load_file(run / name)
+        assert after.keys() == before.keys() and all(torch.equal(after[key], before[key]) for key in after)
 
 
 def test_a_new_person_is_placed_in_a_group(camps_of_two, tmp_path):
@@ -586,7 +594,7 @@ def test_a_new_person_is_placed_in_a_group(camps_of_two, tmp_path):
         for row in votes()[:4]
     ]
     out = tmp_path / "adapted"
-    assert main(["adapt", str(folder / "run"), rows_file(tmp_path, few), "--out", str(out)]) == 0
+    command("adapt", folder / "run", rows_file(tmp_path, few), "--out", out)
     scorer = Scorer.load(str(out))
     losses = scorer.reader.memory[LOSSES]
     assert losses[scorer.vocabulary.numbers["new"]].argmin() == losses[scorer.vocabulary.numbers["bob"]].argmin()
@@ -597,7 +605,7 @@ def test_a_policy_is_trained_on_the_maximin_of_groups(camps_of_two, tmp_path):
     """The groups' scores become attributes, and their emphasis is remembered by name."""
     folder, base, rows = camps_of_two
     out = tmp_path / "scored.jsonl"
-    assert main(["score", str(folder / "run"), rows, "--out", str(out)]) == 0
+    command("score", folder / "run", rows, "--out", out)
     graded = [json.loads(line) for line in out.read_text().splitlines()]
     by_group = [
         {
@@ -610,6 +618,6 @@ def test_a_policy_is_trained_on_the_maximin_of_groups(camps_of_two, tmp_path):
     ]
     data = {"path": rows_file(tmp_path, by_group), "attributes": "all"}
     method = {"name": "maxmin_mmpo", "gamma": 1.0}
-    train_recipe(read_recipe(recipe(tmp_path, base, data, method, voices="attributes", head_learning_rate=None)))
+    train_recipe(read_recipe(recipe(tmp_path, base, data, method, voices="attributes")))
     emphasis = json.loads((tmp_path / "run" / "memory.json").read_text())[EMPHASIS]
     assert {"group 1", "group 2"} <= set(emphasis)
