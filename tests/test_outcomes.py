@@ -19,13 +19,11 @@ from mmpo.batch import evidence
 from mmpo.cli import main
 from mmpo.data import load, pairs_of
 from mmpo.data.build import build_rows
+from mmpo.data.components import Question, dialogue, student_question
 from mmpo.data.outcomes import (
-    Question,
     aggregate,
-    dialogue,
     graded_by_components,
     rubric_score,
-    student_question,
     token_probability,
 )
 from mmpo.data.rows import BadRow

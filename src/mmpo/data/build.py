@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+from mmpo.data.components import Components
 from mmpo.data.contexts import Contexts
 from mmpo.data.goals import add_goals
 from mmpo.data.instructed import add_instructions
 from mmpo.data.keywords import add_variants
 from mmpo.data.load import Loaded, Sources, listed, load
-from mmpo.data.outcomes import Components, graded_by_components
+from mmpo.data.outcomes import graded_by_components
 from mmpo.data.phrases import mark_phrases
 from mmpo.data.read import Numbered
 from mmpo.data.source import Source

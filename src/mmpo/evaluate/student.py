@@ -13,7 +13,8 @@ from tqdm.auto import tqdm
 from mmpo.batch import Collator, Example, encode_all
 from mmpo.batch.collate import READ_TOKENS
 from mmpo.batch.reading import Ids
-from mmpo.data.outcomes import Question, token_probability
+from mmpo.data.components import Question
+from mmpo.data.outcomes import token_probability
 from mmpo.errors import UserError
 from mmpo.evaluate.scoring import Scorer
 from mmpo.models.policy import token_readings
