@@ -602,21 +602,12 @@ def test_a_new_person_is_placed_in_a_group(camps_of_two, tmp_path):
 
 @pytest.mark.slow
 def test_a_policy_is_trained_on_the_maximin_of_groups(camps_of_two, tmp_path):
-    """The groups' scores become attributes, and their emphasis is remembered by name."""
-    folder, base, rows = camps_of_two
+    """The groups' scores of answers that nobody judged are its voices, and their emphasis is remembered by name."""
+    folder, base, _ = camps_of_two
     out = tmp_path / "scored.jsonl"
-    command("score", folder / "run", rows, "--out", out)
-    graded = [json.loads(line) for line in out.read_text().splitlines()]
-    by_group = [
-        {
-            "prompt": row["prompt"],
-            "responses": row["responses"],
-            "scores": row["model_scores"],
-            "attributes": row["model_scores_by"],
-        }
-        for row in graded
-    ]
-    data = {"path": rows_file(tmp_path, by_group), "attributes": "all"}
+    bare = [{"prompt": row["prompt"], "responses": row["responses"]} for row in ROWS]
+    command("score", folder / "run", rows_file(tmp_path, bare), "--out", out)
+    data = {"path": str(out), "attributes": "all", "grade": {"group 1": 0.5, "group 2": 0.5}}
     method = {"name": "maxmin_mmpo", "gamma": 1.0}
     train_recipe(read_recipe(recipe(tmp_path, base, data, method, voices="attributes")))
     emphasis = json.loads((tmp_path / "run" / "memory.json").read_text())[EMPHASIS]
