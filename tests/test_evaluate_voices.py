@@ -110,7 +110,7 @@ def test_two_opposed_people_by_hand() -> None:
     assert told["mean"]["accuracy"]["value"] == 0.5 and told["spread"]["accuracy"]["value"] == 0.5
     worst = told["worst"]["accuracy"]
     assert (worst["voice"], worst["value"], worst["low"], worst["high"]) == ("bob", 0.0, 0.0, 0.0)
-    assert told["n_own"] == 0 and told["pooled"] is None and told["nameless"] is None
+    assert told["n_own"] == 0 and told["gain"] is None and told["pooled"] is None and told["nameless"] is None
     # Where who said what is drawn at random, the worse of the two has somewhat less than half.
     assert 0.3 < told["by_chance"]["worst"]["accuracy"] < 0.5
     assert any("worst 0.0000  [0.0000, 0.0000] (bob" in line for line in lines({"by_annotator": told}))
@@ -129,6 +129,12 @@ def test_own_views_are_used_where_the_model_has_them() -> None:
     assert by_name["new"]["nll"]["value"] == pytest.approx(np.log1p(np.exp(-0.5)))
     assert by_name["bob"]["nll"]["value"] == pytest.approx(np.log1p(np.exp(-1.0)))
     assert told["n_own"] == 2 and told["n_voices"] == 3
+    # Of the two known ones anybody's view serves ann alone.
+    assert told["gain"]["n_comparisons"] == 60 and told["gain"]["accuracy"]["value"] == 0.5
+    own = np.log1p(np.exp(-2.0)) + np.log1p(np.exp(-1.0))
+    anybody = np.log1p(np.exp(-0.5)) + np.log1p(np.exp(0.5))
+    assert told["gain"]["nll"]["value"] == pytest.approx((own - anybody) / 2)
+    assert "accuracy by +0.5000" in " ".join(lines({"by_annotator": told}))
 
 
 def test_a_model_of_other_voices_judges_by_one_view() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from mmpo.batch import Vocabulary, evidence
 from mmpo.data.shape import only_answers
 from mmpo.data.texts import key
+from mmpo.evaluate.agreement import Floats
 from mmpo.evaluate.comparisons import Comparisons, people
 from mmpo.evaluate.scored import Scored, Views, rows_of
 from mmpo.matrix import between
@@ -33,11 +34,13 @@ class Heard:
         said: a comparison for each voice that made it, whose name stands in ``subset``, ``NAMELESS`` without one. Each
             counts with the whole weight that its comparison has in the data.
         own: the voices that are judged by the model's own view of them; the others are by anybody's.
+        anybody: [N] the margins in anybody's view.
     """
 
     kind: str
     said: Comparisons
     own: frozenset[str]
+    anybody: Floats
 
 
 def heard(scored: Scored, kind: str) -> Heard | None:
@@ -50,7 +53,7 @@ def heard(scored: Scored, kind: str) -> Heard | None:
     group = np.array([prompts.setdefault(key(datum.prompt), len(prompts)) for datum in data])
     label = np.array([NAMELESS, *names.numbers], dtype=object)
     lens = _Lens.of(scored.views, names)
-    parts = []
+    parts, anybody = [], []
     for places, reading in _pieces(scored.views, data):
         some = [data[place] for place in places]
         whole = evidence(some, names)
@@ -58,6 +61,7 @@ def heard(scored: Scored, kind: str) -> Heard | None:
         a, k = len(who) // len(some), whole.mask.shape[1]
         p, gap = people(replace(each, weight=torch.where(each.weight != 0, whole.weight.repeat(a, 1, 1), 0.0)))
         seen = rows_of(reading, torch.arange(len(some)).repeat(a))
+        anybody.append(Comparisons.from_matrices(p, scored.views.m(seen)[:, :k, :k]).m)
         parts.append(
             Comparisons.from_matrices(
                 p,
@@ -70,7 +74,7 @@ def heard(scored: Scored, kind: str) -> Heard | None:
             )
         )
     joined = {f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Comparisons)}
-    return Heard(kind, Comparisons(**joined), lens.known)
+    return Heard(kind, Comparisons(**joined), lens.known, np.concatenate(anybody))
 
 
 def _pieces(views: Views, data: Sequence[Datum]) -> Iterator[tuple[list[int], Reading]]:

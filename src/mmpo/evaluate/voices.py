@@ -16,6 +16,7 @@ from mmpo.evaluate.comparisons import Comparisons
 from mmpo.evaluate.heard import NAMELESS, Heard
 from mmpo.evaluate.resample import drawn, interval
 from mmpo.evaluate.scored import Views, rows_of
+from mmpo.evaluate.summary import means_of
 from mmpo.types import nested
 
 FLOOR = 20
@@ -38,6 +39,9 @@ def by_voice(h: Heard, *, bootstrap: int = 1000, seed: int = 0, bins: int = BINS
     together, and ``nameless``, of what nobody's name stands at, null where there is none; and over the measured voices,
     each of them counting alike, ``mean``, ``worst`` (with the name of the ``voice``) and ``spread`` (the standard
     deviation) of each metric.
+
+    ``gain`` has what it is worth to know who speaks, null where no voice is known: accuracy and NLL of the comparisons
+    of known voices by the model's own views of them less those by its view of anybody, {value, low, high}.
 
     Intervals are of a bootstrap over prompts. That of the worst finds the worst voice anew in each draw, so that it
     holds the chance that another one is. Of many voices one is bad by bad luck: ``by_chance`` has the means of worst
@@ -72,6 +76,7 @@ def by_voice(h: Heard, *, bootstrap: int = 1000, seed: int = 0, bins: int = BINS
         "voices": sorted(each, key=lambda one: one["accuracy"]["value"]),
         "pooled": {"n_voices": int(few.sum()), **rows[-2]} if few.any() else None,
         "nameless": rows[-1] if not named.all() else None,
+        "gain": _gain(h, bootstrap, seed),
         "bootstrap": bootstrap,
         "seed": seed,
     }
@@ -136,6 +141,16 @@ def _over_voices(
         out["worst"][name] = {"voice": each[at]["name"], **_interval(value[at], worst(there, axis=1), prompts)}
         out["spread"][name] = _interval(value.std(), np.nanstd(there, 1), prompts)
     return out
+
+
+def _gain(h: Heard, bootstrap: int, seed: int) -> dict[str, Any] | None:
+    """What the model's own views of voices are worth, comparison by comparison."""
+    known = np.isin(h.said.subset.astype(str), sorted(h.own))
+    if not known.any():
+        return None
+    c, m = h.said.where(known), h.anybody[known]
+    change = {name: of(c.p, c.m) - of(c.p, m) for name, of in {"accuracy": accuracy, "nll": nll}.items()}
+    return {"n_comparisons": len(c), **means_of(c, change, bootstrap=bootstrap, seed=seed)}
 
 
 def _by_chance(c: Comparisons, voice: NDArray[np.intp], voices: int, times: int = 200) -> dict[str, dict[str, float]]:

@@ -31,7 +31,7 @@ def voices(page: Page, result: Mapping[str, Any]) -> None:
         if found["n_measured"]:
             page.table(*_over(found), caption="Every one of them counts alike. In brackets: 95% intervals.")
             page.table(*_each(found), caption=_caption(found))
-        for line in left_out(found):
+        for line in [*worth(found), *left_out(found)]:
             page.text(line)
     if result.get("groups"):
         groups = result["groups"]
@@ -90,6 +90,16 @@ def _caption(found: Mapping[str, Any]) -> str:
     return (which if n > 2 * SHOWN else "") + "In brackets: 95% intervals."
 
 
+def worth(found: Mapping[str, Any]) -> list[str]:
+    """What it is worth to know who speaks, where the model knows any."""
+    gain = found["gain"]
+    if gain is None:
+        return []
+    n, kind = gain["n_comparisons"], found["kind"]
+    changes = (f"{LABELS[name]} by {_shown(gain[name], '+.4f')}" for name in ("accuracy", "nll"))
+    return [f"Its own views of {kind} instead of anybody's change {', '.join(changes)} on {n:,} comparisons."]
+
+
 def left_out(found: Mapping[str, Any]) -> list[str]:
     """What has no line of its own, one sentence each."""
     kind, out = found["kind"], []
@@ -118,7 +128,7 @@ def lines(result: Mapping[str, Any]) -> list[str]:
                 f"{found['n_measured']:,} {kind} with {found['floor']} comparisons or more: accuracy mean "
                 f"{_line(mean)}, worst {_line(worst)} ({worst['voice']}; {luck:.4f} by luck alone)"
             )
-        out += left_out(found)
+        out += [*worth(found), *left_out(found)]
     if result.get("cycles"):
         out.append(in_words(result["cycles"]))
     return out
