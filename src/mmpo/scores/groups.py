@@ -55,7 +55,7 @@ def mixed(log_weights: Tensor, outputs: Tensor) -> Tensor:
 
     ``log_weights`` log f [B or 1, D], ``outputs`` r [B, K, D] -> [B, K, K]. One head gives its own margin.
     """
-    # A head without weight has -inf; between() is of the last axis, and heads go last again.
+    # [B, K, K, D]; a head without weight has log f = -inf.
     lead = between(outputs.mT).movedim(1, -1)
     log_f = log_weights[:, None, None]
     return (log_f + logsigmoid(lead)).logsumexp(-1) - (log_f + logsigmoid(-lead)).logsumexp(-1)
@@ -205,10 +205,10 @@ class OfGroup(Remembered):
     """Each person belongs to one of a few groups, and each group has a reward: s = r_u(x, y), u the group under whose
     reward the person's comparisons cost least.
 
-    MaxMin-RLHF, arXiv 2402.08925: hard EM over people. Each step is a part of the M-step; the E-step
-    follows it, with all that the person said so far, of which the past fades by ``fade``, since rewards were others
-    then. Whose costs are equal, such as those of a person unheard of, counts for those groups alike, as a mixture.
-    For anybody the weights are the shares of the groups among the people with names.
+    MaxMin-RLHF, arXiv 2402.08925: hard EM over people. Each step is a part of the M-step; the E-step follows it, with
+    all that the person said so far, of which the past fades by ``fade``, since rewards were others then. Whose costs
+    are equal, such as those of a person unheard of, counts for those groups alike, as a mixture. For anybody the
+    weights are the shares of the groups among the people with names.
 
     Groups that begin alike would never part; the random start of the heads parts them, and another ``seed`` is another
     start. Limits: one group is ``Given``. Relations: ``Hedged`` without certainty; with more groups than people,
