@@ -91,6 +91,7 @@ def train(
         method=methods.build(method) if isinstance(method, str) else method,
         cache=data_cache,
         workers=data_workers,
+        voices=options.get("voices"),
     )
     given = ready(data)
     held_out = ready(eval_data, like=given)
