@@ -76,14 +76,15 @@ def answer(result: Mapping[str, Any]) -> str:
 
 
 def answers(result: Mapping[str, Any]) -> list[str]:
-    sets = result["sets"]
+    sets, apart = result["sets"], result["tell raters apart"]
     return [
-        _known(sets, len(result["seeds"])),
+        _known(sets, apart, len(result["seeds"])),
         _people(sets),
         _planted(result["planted"]),
-        _unheard(sets),
+        _unheard(sets, apart),
         _placed(sets),
         _budget(sets),
+        *([_cyclic(result["cycles"])] if result["cycles"] else []),
     ]
 
 
@@ -94,26 +95,38 @@ def rows(found: Mapping[str, Any], which: str, base: str = ONE) -> Iterator[Cell
             yield row
 
 
-def _judged(sets: Mapping[str, Any], which: str, base: str = ONE) -> dict[str, list[str]]:
-    """METHOD on DATA (difference), by verdict."""
+def _judged(
+    sets: Mapping[str, Any], methods: Sequence[str] | None, which: str, base: str = ONE
+) -> dict[str, list[str]]:
+    """METHOD on DATA (difference), by verdict; of these methods, or of all."""
     out: dict[str, list[str]] = {"lower": [], "higher": [], "unclear": []}
     for name, found in sets.items():
         for row in rows(found, which, base):
-            out[row["verdict"]].append(f"{row['method']} on {name} ({nats(row['nll']['mean'])})")
+            if methods is None or row["method"] in methods:
+                out[row["verdict"]].append(f"{row['method']} on {name} ({nats(row['nll']['mean'])})")
     return out
 
 
 def _counted(judged: Mapping[str, Sequence[str]]) -> str:
     total = sum(map(len, judged.values()))
-    return f"lower in {len(judged['lower'])}, higher in {len(judged['higher'])}, unclear in the rest of {total}"
+    return f"lower in {len(judged['lower'])}, higher in {len(judged['higher'])} and unclear in the rest of {total}"
 
 
-def _known(sets: Mapping[str, Any], seeds: int) -> str:
-    judged = _judged(sets, KNOWN)
+def _known(sets: Mapping[str, Any], apart: Sequence[str], seeds: int) -> str:
+    told, others = _judged(sets, apart, KNOWN), _judged(sets, [m for m in _methods(sets) if m not in apart], KNOWN)
+    total = sum(map(len, told.values()))
+    how = "Seldom" if 4 * len(told["lower"]) < total else "Often" if 2 * len(told["lower"]) < total else "Mostly"
     return (
-        f"On held-out votes of known raters, judges and attributes ({len(sets)} sets of real data, {seeds} seeds), the "
-        f"NLL against one reward is {_counted(judged)} comparisons. Lower: {listed(judged['lower'])}."
+        f"{how}. On held-out votes of known raters, judges and attributes ({len(sets)} sets of real data, {seeds} "
+        f"seeds), the NLL of the models that tell them apart, less that of one reward, is {_counted(told)} "
+        f"comparisons, of which chance alone would make about {total / 40:.0f} lower. Lower: "
+        f"{listed(told['lower'])}; higher: {listed(told['higher'])}. Of the models "
+        f"that are alike for all it is {_counted(others)}; lower: {listed(others['lower'])}."
     )
+
+
+def _methods(sets: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys(row["method"] for found in sets.values() for row in rows(found, KNOWN)))
 
 
 def _people(sets: Mapping[str, Any]) -> str:
@@ -123,7 +136,8 @@ def _people(sets: Mapping[str, Any]) -> str:
     return (
         f"On the largest (arguments, {found['data']['raters']:,} people) the lowest NLL is that of {best['method']}: "
         f"{interval(best['nll'], nats)} over seeds, {interval(best['nll, over groups'], nats)} over debates, "
-        f"{interval(best['nll, over raters'], nats)} over raters; accuracy {interval(best['accuracy'], points)} points."
+        f"{interval(best['nll, over raters'], nats)} over raters; accuracy {interval(best['accuracy'], points)} "
+        f"points, for the worst rater {interval(best['worst accuracy'], points)}."
     )
 
 
@@ -142,18 +156,18 @@ def _planted(found: Mapping[str, Any]) -> str:
     )
 
 
-def _unheard(sets: Mapping[str, Any]) -> str:
-    judged = _judged(sets, UNHEARD)
+def _unheard(sets: Mapping[str, Any], apart: Sequence[str]) -> str:
+    judged = _judged(sets, apart, UNHEARD)
     return (
         f"Of raters that training never heard, without a vote of theirs, it is {_counted(judged)}. "
-        f"Lower: {listed(judged['lower'])}."
+        f"Lower: {listed(judged['lower'])}; higher: {listed(judged['higher'])}."
     )
 
 
 def _placed(sets: Mapping[str, Any]) -> str:
     parts = []
     for labels in LABELS:
-        judged = _judged(sets, f"unseen, {labels} votes", "itself")
+        judged = _judged(sets, None, f"unseen, {labels} votes", "itself")
         parts.append(
             f"{labels} votes, NLL less that without them: {_counted(judged)} (lower: {listed(judged['lower'])}; "
             f"higher: {listed(judged['higher'])})"
@@ -170,6 +184,19 @@ def _budget(sets: Mapping[str, Any]) -> str:
         f"{a['raters']:,} have enough to be told apart, with {a['training labels of those']['median']:.0f} in the "
         f"median. Two voters who decide agree in {a['agreement of two']:.1%} of cases, and one reward agrees with them "
         f"in {known:.1%}."
+    )
+
+
+def _cyclic(found: Mapping[str, Any]) -> str:
+    share, wrong, chance = found["cyclic_share"], found["least_wrong"], found["by_chance"]
+    more = share["low"] > chance["at_most"]
+    return (
+        f"Are the arguments cyclic? Of {found['n_triples']:,} triples with three majorities {share['value']:.1%} "
+        f"[{share['low']:.1%}, {share['high']:.1%}] run in a circle; as many votes of people who agree on a line would "
+        f"show {chance['agree_on_a_line']:.1%}, coins {chance['coin']:.1%}. So there is "
+        f"{'more than chance' if more else 'no sign'} of preferences that are not a line, though with a median of "
+        f"{found['median_votes']:.0f} votes a pair any order contradicts at least {wrong['value']:.1%} of the "
+        "majorities."
     )
 
 
@@ -211,7 +238,7 @@ def compared(sets: Mapping[str, Any], which: str, metric: str, show: Callable[[f
     own = [f"{_one(found, which)[metric]['mean']:.3f}" for found in sets.values()]
     lines = [f"{title}:", "", *_head(sets), f"| {ONE} | " + " | ".join(own) + " |"]
     for method in next(iter(tables.values())):
-        cells = [_cell(table[method], metric, show) for table in tables.values()]
+        cells = [_cell(table.get(method), metric, show) for table in tables.values()]
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return [*lines, ""]
 
@@ -220,7 +247,9 @@ def _head(sets: Mapping[str, Any]) -> list[str]:
     return ["| | " + " | ".join(sets) + " |", "|---|" + "---|" * len(sets)]
 
 
-def _cell(row: Cell, metric: str, show: Callable[[float], str]) -> str:
+def _cell(row: Cell | None, metric: str, show: Callable[[float], str]) -> str:
+    if row is None:
+        return ""
     told = f" *{row['verdict']}*" if metric == "nll" and row["verdict"] != "unclear" else ""
     return interval(row[metric], show) + told
 
@@ -233,6 +262,6 @@ def placing(sets: Mapping[str, Any]) -> list[str]:
         which = f"unseen, {labels} votes"
         tables = [{row["method"]: row for row in rows(found, which, "itself")} for found in sets.values()]
         for method in tables[0]:
-            cells = [_cell(table[method], "nll", nats) for table in tables]
+            cells = [_cell(table.get(method), "nll", nats) for table in tables]
             lines.append(f"| {method}, {labels} votes | " + " | ".join(cells) + " |")
     return [*lines, ""]

@@ -14,6 +14,7 @@ from evidence import raters, raters_data, raters_heads, raters_page
 from evidence.raters_votes import Kind, turned, votes_of
 from torch import Tensor
 
+from mmpo.evaluate.cycles import cycles
 from mmpo.methods import CATALOGUE
 from mmpo.scores import Given
 from mmpo.targets import Posterior, Votes
@@ -36,6 +37,15 @@ def world(n: int = 240, heard: int = 4) -> list[Datum]:
         said = tuple(Judgement(0, 1, p=better, annotator=v) for v in rng.sample(VOTERS, heard))
         data.append(Datum(f"d{at}", f"prompt {at % 40}", (a, b), judgements=said))
     return data
+
+
+def ring() -> list[Datum]:
+    """Three answers in a circle, and three in line."""
+    ends = {"circle": ((0, 1), (1, 2), (2, 0)), "line": ((0, 1), (1, 2), (0, 2))}
+    return [
+        Datum(name, name, ("x", "y", "z"), judgements=tuple(Judgement(i, j, p=1.0, count=9.0) for i, j in pairs))
+        for name, pairs in ends.items()
+    ]
 
 
 def group(datum: Datum) -> str:
@@ -167,10 +177,11 @@ def test_groups_that_disagree_are_found_and_people_placed_and_told(monkeypatch: 
     assert placed["accuracy"]["mean"] > 0.2
     one = next(r for r in found["means"] if r["method"] == raters.ONE and r["set"] == raters.KNOWN)
     assert abs(one["accuracy"]["mean"] - 0.5) < 0.1
-    result: dict[str, Any] = raters.settings({"arguments": found, "planted": found})
+    result: dict[str, Any] = raters.settings({"arguments": found, "planted": found}, cycles(ring()))
     text = "\n".join([raters_page.answer(result), *raters_page.section(raters.rounded(result))])
     assert f"{groups['nll']['mean']:+.3f}" in text
     assert "12 raters" in text
+    assert "Of 2 triples with three majorities 50.0%" in text
 
 
 def test_what_nobody_may_move_stays_where_it_is(panel: raters_data.Panel) -> None:
