@@ -29,6 +29,7 @@ from mmpo.data.profiles import with_profiles
 from mmpo.data.rows import BadRow
 from mmpo.errors import UserError
 from mmpo.evaluate.contexts import context_gain, preference_error_bound, reversal_accuracy
+from mmpo.evaluate.scoring import Scorer
 from mmpo.evaluate.suites import Outcome, evaluate_suite
 from mmpo.evaluate.suites.rpr import NONSENSE
 from mmpo.methods import build
@@ -142,6 +143,16 @@ def test_the_hub_layout(tmp_path: Path) -> None:
         "Context: Be short.", "Context: Be complete.", "Context: I hurry.", "Context: I write a guide.",
     ]  # fmt: skip
     assert [d.judgements[0].p for d in data] == [1.0, 0.0, 1.0, 0.0] and len({d.id for d in data}) == 4
+
+
+def test_pairs_and_single_responses_may_have_a_context_too(tmp_path: Path) -> None:
+    (pair,) = made(tmp_path, {"prompt": "x", "chosen": "a", "rejected": "b", "context": "z"})
+    assert pair.prompt == "Context: z\n\nx" and pair.judgements[0].p == 1.0
+    graded = [{"prompt": "x", "response": r, "score": n, "context": z} for n, r in enumerate("ab") for z in ("z", "w")]
+    assert {str(d.prompt): d.grades for d in made(tmp_path, *graded)} == {
+        "Context: z\n\nx": (0.0, 1.0),
+        "Context: w\n\nx": (0.0, 1.0),
+    }
 
 
 def test_messages_hold_the_context_in_the_system_message(tmp_path: Path) -> None:
@@ -283,6 +294,32 @@ def test_own_rows_and_nonsense(tmp_path: Path) -> None:
 def test_rows_that_the_suite_cannot_use(row: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         on(tmp_path, [row], heeds)
+
+
+def test_the_suite_reads_what_the_builder_writes(tmp_path: Path, tiny_reward: Any, tiny_tokenizer: Any) -> None:
+    """A response in a context has the same reward in the suite as in the row that is built to be trained on."""
+    tiny_reward(2).save_pretrained(tmp_path / "model")
+    tiny_tokenizer.save_pretrained(tmp_path / "model")
+    scorer = Scorer.load(str(tmp_path / "model"))
+    rows = [{**RPR, "id": n, "prompt": f"question {n}"} for n in range(3)]
+    built = scorer(made(tmp_path, *rows))
+    seen: list[np.ndarray] = []
+
+    def says(data: Sequence[Datum]) -> list[list[float]]:
+        rewards = scorer(data).rewards
+        seen.extend(np.reshape(row, (-1, 2))[2:] for row in rewards)
+        return rewards
+
+    outcome = evaluate_suite("rpr", says, written(tmp_path / "rpr.jsonl", *rows), bootstrap=2)
+    assert np.concatenate(seen) == pytest.approx(np.array(built.rewards), abs=1e-5)
+    right = [(r[0] > r[1]) == (d.judgements[0].p == 1) for d, r in zip(built.data, built.rewards, strict=True)]
+    assert outcome.overall["accuracy with the context"].value == pytest.approx(np.mean(right))
+
+
+def test_rows_that_differ_in_their_contexts_do_not_repeat_each_other(tmp_path: Path) -> None:
+    rows = [reversal_pairs("p", "a", "bb", one, other) for one, other in (("short", "long"), ("brief", "whole"))]
+    assert not any("say the same" in note for note in on(tmp_path, rows, heeds).notes)
+    assert any("say the same" in note for note in on(tmp_path, [rows[0], rows[0]], heeds).notes)
 
 
 def test_a_saved_model_on_the_command_line(

@@ -48,7 +48,8 @@ def items_of(suite: Suite, path: str | None = None, on_bad_row: OnBadRow = "erro
         if item is None:
             ledger.drop(ELSEWHERE, where)
             continue
-        mark = tuple(key(text) for text in (item.datum.prompt, *item.datum.responses, item.datum.subset or ""))
+        own = (about.prompt or "" for about in item.datum.about)
+        mark = tuple(key(text) for text in (item.datum.prompt, *item.datum.responses, item.datum.subset or "", *own))
         again += mark in seen
         seen.add(mark)
         ledger.rows_used += 1
