@@ -50,8 +50,8 @@ def trained(base: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ---------------------------------------------------------------------------------------------- help
 
 COMMANDS = (
-    "inspect", "train", "doctor", "score", "evaluate", "judge", "calibrate", "compare", "dissect", "build", "methods",
-    "demo",
+    "inspect", "train", "doctor", "score", "evaluate", "judge", "calibrate", "adapt", "compare", "dissect", "build",
+    "methods", "demo",
 )  # fmt: skip
 
 
@@ -68,6 +68,7 @@ def test_the_front_page_names_every_command(capsys: pytest.CaptureFixture[str]) 
         ("inspect", ["before any model", "--gamma", "--tokenizer", "--eval-data", "report.html"]),
         ("train", ["model, method, data and output_dir", "TrainingArguments", "--method.gamma"]),
         ("doctor", ["self-tests", "without training"]),
+        ("adapt", ["new people", "few labels", "--person", "--held-out"]),
         ("compare", ["same prompts", "--scorer", "--stances", "--max-new-tokens", "samples.jsonl"]),
         ("dissect", ["people reward", "--model", "--stances"]),
         ("score", ["score to every response", "--reference", "--beta", "model_scores", "--max-length"]),

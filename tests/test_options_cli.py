@@ -11,6 +11,8 @@ import pytest
 from typer.main import get_command
 
 from mmpo.cli import app, main
+from mmpo.recipe import make_recipe
+from mmpo.train import train_recipe
 from tiny import ROWS, plain, rows_file, saved
 
 COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
@@ -82,6 +84,7 @@ IMPOSSIBLE: dict[str, str] = {
     "--rubric": "purple",
     "--student": "/nowhere",
     "--aggregate": "purple",
+    "--held-out": "/nowhere",
 }
 """A value of each option that nothing can work with."""
 
@@ -124,9 +127,23 @@ def place(tmp_path_factory: Any, tiny_policy: Any, tiny_reward: Any, tiny_tokeni
     (folder / "baseline.json").write_text(json.dumps([{**row, "output": "I.", "generator": "base"} for row in asked]))
     (folder / "questions.json").write_text(json.dumps(asked))
     bare = [{"prompt": row["prompt"], "chosen": row["responses"][0], "rejected": row["responses"][1]} for row in ROWS]
+    policy, ours = saved(tiny_policy(0), tokenizer, folder / "policy"), [{**row, "annotator": "ann"} for row in ROWS]
+    people = {
+        "model": policy,
+        "data": rows_file(folder, ours, "ours.jsonl"),
+        "method": "pal_a",
+        "output_dir": str(folder / "people"),
+        "max_steps": 1,
+        "save_strategy": "no",
+        "use_cpu": True,
+        "disable_tqdm": True,
+    }
+    train_recipe(make_recipe(people))
     return {
+        "people": str(folder / "people"),
+        "named": rows_file(folder, [{**row, "annotator": "eve"} for row in ROWS], "named.jsonl"),
         "reward": saved(tiny_reward(0), tokenizer, folder / "reward"),
-        "policy": saved(tiny_policy(0), tokenizer, folder / "policy"),
+        "policy": policy,
         "other": saved(tiny_policy(1), tokenizer, folder / "other"),
         "rows": rows_file(folder),
         "bad": rows_file(folder, [*ROWS, {"prompt": "no responses"}], "bad.jsonl"),
@@ -146,6 +163,7 @@ def words(command: str, place: dict[str, str], out: Path, option: str = "") -> l
         "score": ["score", place["policy"], place["rows"], "--reference", place["other"], "--out", f"{out}.jsonl"],
         "evaluate": ["evaluate", place["policy"], place["rows"], "--reference", place["other"], *tail],
         "calibrate": ["calibrate", place["policy"], place["rows"], "--reference", place["other"]],
+        "adapt": ["adapt", place["people"], place["named"], *tail],
         "compare": ["compare", place["policy"], place["other"], place["prompts"], "--max-new-tokens", "2", *tail],
         "dissect": ["dissect", place["rows"], *tail],
         "judge": ["judge", "alpaca-eval", place["policy"], "--baseline", place["baseline"], *judge, "--dry-run", *tail],
