@@ -85,6 +85,7 @@ IMPOSSIBLE: dict[str, str] = {
     "--student": "/nowhere",
     "--aggregate": "purple",
     "--held-out": "/nowhere",
+    "--attributes": "purple",
 }
 """A value of each option that nothing can work with."""
 
