@@ -8,13 +8,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from pairs import cross_entropy
+from pairs import Pair, cross_entropy
+
+
+def _off(y: Pair) -> Tensor:
+    """Squared error on the grades 3 + gap and 3 of one attribute, which weighs 1."""
+    return ((y.r_w - 3 - y.gap) ** 2 + (y.r_l - 3) ** 2) / 2
+
 
 PAIRWISE: dict[str, Callable[..., Tensor]] = {
     "more": lambda y, momentum, level: -logsigmoid(y.r_w - y.r_l),
     "mmpo_more": lambda y, gamma, momentum, level: cross_entropy(y.r_w - y.r_l, torch.sigmoid(gamma * y.gap)),
-    # One attribute, which weighs 1; the grades are 3 and 3 + gap.
-    "orchestrator": lambda y, tau: ((y.r_w - 3 - y.gap) ** 2 + (y.r_l - 3) ** 2) / 2,
+    "orchestrator": lambda y, tau: _off(y),
+    "mmpo_orchestrator": lambda y, gamma: cross_entropy(y.r_w - y.r_l, torch.sigmoid(gamma * y.gap)) + _off(y),
 }
 
 WORKED: dict[str, float] = {
@@ -24,4 +30,6 @@ WORKED: dict[str, float] = {
     "mmpo_more": 0.598947,
     # (1.2 - 3.5)^2 = (0.7 - 3)^2 = 5.29
     "orchestrator": 5.29,
+    # 0.598947 + 5.29
+    "mmpo_orchestrator": 5.888947,
 }

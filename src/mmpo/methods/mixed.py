@@ -40,11 +40,23 @@ def orchestrator(tau: float = 1.0) -> Method:
     beside; bring attributes to one scale with ``shape: {rescale: zscore}``. Take it where what matters differs from
     prompt to prompt, such as safety here and correctness there. Leave it where one weighting serves all
     (``helpsteer2``), and for encoders, which it refuses. It learns what preferred responses are good at, not what made
-    them preferred: an attribute in which all answers of a prompt excel weighs much. ``voice_weights`` in the recipe put
-    fixed weights in place of the prompt's. Relations: with one attribute it is ``helpsteer2``; not ``pro``, which is
-    Preference Ranking Optimization.
+    them preferred, which is what ``mmpo_orchestrator`` learns. ``voice_weights`` in the recipe put fixed weights in
+    place of the prompt's. Relations: with one attribute it is ``helpsteer2``; not ``pro``, which is Preference Ranking
+    Optimization.
     """
     return Method(Hard(), RoutedVoices(), Nothing(), ((1.0, Regression()), (1.0, Orchestration(tau))))
+
+
+def mmpo_orchestrator(gamma: float = 2.2) -> Method:
+    """A reward of several attributes that weighs them by the prompt so that its margins match the graded gap.
+
+    It predicts the grades of each attribute, and weighs them for each prompt so that their sum explains the overall
+    grades, votes or ranks. Take it where both are there and what matters differs from prompt to prompt. Leave it where
+    one weighting serves all, and for encoders, which it refuses. Bring attributes and grades to one scale with
+    ``shape: {rescale: zscore}``. Relations: with one attribute it is ``helpsteer2`` and ``mmpo_reward`` at once;
+    ``orchestrator`` takes its weights from the preferred response alone.
+    """
+    return Method(BradleyTerry(gamma), RoutedVoices(), Logistic(), ((1.0, Regression()),))
 
 
 ENTRIES = (
@@ -66,5 +78,11 @@ ENTRIES = (
         "2511.10656",
         page=33,
         values="tau is not printed in the abstract",
+    ),
+    Entry(
+        mmpo_orchestrator,
+        "Margin Matching Preference Optimization, of attributes that the prompt weighs",
+        "2410.03145",
+        page=0,
     ),
 )
