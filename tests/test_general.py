@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
 from mmpo.cli import main
+from mmpo.data import load
 from mmpo.errors import UserError
 from mmpo.matrix import compared
 from mmpo.methods import build
@@ -215,6 +216,14 @@ def test_gpo_on_win_rates_is_sppo() -> None:
     rate, eta = wins.mean(-1), 3.0
     loss = build("gpo", beta=1 / eta)(told(rate), policy(h, torch.zeros_like(h))).loss
     assert loss.item() == pytest.approx(((h - eta * (rate - 0.5)) ** 2).mean().item() / eta**2)
+
+
+def test_scores_that_a_model_wrote_are_grades_where_they_are_asked_for(tmp_path: Path) -> None:
+    row = {"prompt": "a", "responses": ["x", "y", "z"], "model_scores": [0.5, -0.2, -0.3]}
+    scored = rows_file(tmp_path, [row, {**row, "scores": [1, 2, 3]}], "scored.jsonl")
+    assert [d.grades for d in load({"path": scored, "grade": "model_scores"}).data] == [(0.5, -0.2, -0.3)] * 2
+    with pytest.raises(UserError, match="there is no feedback"):
+        load(scored)
 
 
 def test_gpo_ends_at_the_scores_where_other_answers_take_up_the_rest() -> None:

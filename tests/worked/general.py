@@ -83,6 +83,6 @@ WORKED: dict[str, float] = {
     # mean price is 1.089747 (by trapezoids); 0.01 * (1.45^2 + 0.45^2) / 2 = 0.011525
     "pearl": 1.7003485,
     # draws win with probability 0.566787 (the rule of 32 points; 0.566788 by trapezoids):
-    # 0.75 * 0.567771 + 0.25 * 0.836526 = 0.634960; 0.001 * 1.1525
+    # 0.75 * 0.567772 + 0.25 * 0.836525 = 0.634960; 0.001 * 1.1525
     "gaussian_likelihood": 0.636113,
 }

@@ -18,6 +18,8 @@ PEOPLE = ("attributes", "annotator_attributes")
 MODEL = ("model_scores_by", "model_scores_of")
 """Columns of a row of several responses that hold attributes: people's word, and a model's by its outputs and as its
 voices see them, which ``mmpo score`` writes."""
+WHOLE = "model_scores"
+"""The score itself, which is a grade only where a source asks for it by name."""
 
 
 def weighted_sum(lines: Mapping[str, Sequence[float | None]], weights: Mapping[str, float]) -> Line:
@@ -81,6 +83,8 @@ class Listed(Attributes):
     def __init__(self, row: Row, source: Source, n: int) -> None:
         self.n = n
         self.tables = {column: mapping(row, column) for column in (*PEOPLE, *MODEL) if _holds(row, column, source)}
+        if WHOLE in (source.weights or ()) and _holds(row, WHOLE, source):
+            self.tables[WHOLE] = {WHOLE: row.value(WHOLE)}
         super().__init__(row, source, {name for table in self.tables.values() for name in table})
 
     def line(self, name: str) -> Line:

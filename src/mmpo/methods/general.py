@@ -21,7 +21,7 @@ def gpm(dim: int = 2, tau: float = 0.1) -> Method:
     """A preference model: each response is a vector of ``dim`` numbers, and two of them are compared by a product that
     may run in a circle.
 
-    Take it where preferences are cyclic, as the data report tells, or mix criteria that no single number orders; a
+    Take it where preferences are cyclic, as ``mmpo evaluate`` tells, or mix criteria that no single number orders; a
     votes model of the same kind is ``target: Votes``. Leave it where a reward will do: a number for each response means
     the same from prompt to prompt, and margins do not. Relations: v = (r, 1) at tau = 1 is ``bradley_terry``; ``gpo``
     trains a policy on its mean margins.
