@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from evidence.ideas.groups import Camps, Heads, descend, fit, labels, maximin, right, together, told, worth
+from evidence.ideas.groups import Camps, Heads, fit, labels, right, told
+from evidence.ideas.maximin import descend, maximin, together, worth
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import softplus
