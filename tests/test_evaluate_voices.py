@@ -195,7 +195,8 @@ def test_the_worst_of_many_equal_voices_is_bad_luck() -> None:
     told = by_voice(_heard(scored(data, np.stack([rng.uniform(0.5, 1, 40), np.zeros(40)], 1), scores.Given())))
     worst, luck = told["worst"]["accuracy"], told["by_chance"]["worst"]["accuracy"]
     assert worst["value"] < 0.68 and abs(worst["value"] - luck) < 0.06
-    assert worst["low"] < worst["value"] < worst["high"]
+    # The worst of many looks worse than it is, and the interval says so.
+    assert worst["value"] <= worst["low"] < 0.75 < worst["high"] < 0.9
     assert told["spread"]["accuracy"]["value"] == pytest.approx(told["by_chance"]["spread"]["accuracy"], abs=0.02)
 
 

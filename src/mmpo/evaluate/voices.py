@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -43,8 +44,10 @@ def by_voice(h: Heard, *, bootstrap: int = 1000, seed: int = 0, bins: int = BINS
     ``gain`` has what it is worth to know who speaks, null where no voice is known: accuracy and NLL of the comparisons
     of known voices by the model's own views of them less those by its view of anybody, {value, low, high}.
 
-    Intervals are of a bootstrap over prompts. That of the worst finds the worst voice anew in each draw, so that it
-    holds the chance that another one is. Of many voices one is bad by bad luck: ``by_chance`` has the means of worst
+    Intervals are of a bootstrap over prompts. That of the worst finds the worst voice anew in each draw, and allows for
+    its having been chosen: the worst of many looks worse than it is, so the interval may lie to one side of the value.
+    Of 21 voices one of which is served clearly worse it held the truth in 94% of 400 trials, of ten that are served
+    alike in 80%, of a hundred alike in 53%. Of many voices one is bad by bad luck: ``by_chance`` has the means of worst
     and spread where it is drawn at random which voice said what.
     """
     names, voice = np.unique(h.said.subset.astype(str), return_inverse=True)
@@ -138,9 +141,22 @@ def _over_voices(
         worst = WORST[name]
         at = int(np.flatnonzero(value == worst(value))[0])
         out["mean"][name] = _interval(value.mean(), np.nanmean(there, 1), prompts)
-        out["worst"][name] = {"voice": each[at]["name"], **_interval(value[at], worst(there, axis=1), prompts)}
+        chosen = {end: each[at][name][end] for end in ("value", "low", "high")}
+        if len(each) > 1 and prompts > 1:
+            chosen |= _of_extreme(float(value[at]), worst(there, axis=1), math.inf if name == "nll" else 1.0)
+        out["worst"][name] = {"voice": each[at]["name"], **chosen}
         out["spread"][name] = _interval(value.std(), np.nanstd(there, 1), prompts)
     return out
+
+
+def _of_extreme(value: float, draws: Floats, most: float) -> dict[str, float]:
+    """The ends of the basic bootstrap interval, 2 value - draws, within [0, most].
+
+    The extreme of several values is further out than the truth behind it, and that of a resample further out again, by
+    about as much; so the draws are turned round the value, and the interval may lie to one side of it.
+    """
+    low, high = (2 * value - np.quantile(draws, [0.975, 0.025])).clip(0.0, most).tolist()
+    return {"low": low, "high": high}
 
 
 def _gain(h: Heard, bootstrap: int, seed: int) -> dict[str, Any] | None:

@@ -15,6 +15,11 @@ STYLES = {"accuracy": ".1%", "nll": ".3f", "ece": ".3f", "brier": ".3f"}
 LABELS = {"accuracy": "accuracy", "nll": "NLL", "ece": "ECE", "brier": "Brier"}
 SHOWN = 10
 
+_OVER = (
+    "Every one of them counts alike. In brackets: 95% intervals. That of the worst allows for its having been chosen: "
+    "the worst of many looks worse than it is."
+)
+
 
 def heard_in(result: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """The numbers of each kind of voice of which one or more were measured, or pooled."""
@@ -29,7 +34,7 @@ def voices(page: Page, result: Mapping[str, Any]) -> None:
         kind = found["kind"]
         page.section(f"How well it serves each of {found['n_voices']:,} {kind}", _judged(found))
         if found["n_measured"]:
-            page.table(*_over(found), caption="Every one of them counts alike. In brackets: 95% intervals.")
+            page.table(*_over(found), caption=_OVER)
             page.table(*_each(found), caption=_caption(found))
         for line in [*worth(found), *left_out(found)]:
             page.text(line)
