@@ -420,6 +420,8 @@ def test_one_attribute_is_the_regression_of_one_reward() -> None:
     reading = Reading(heard.mask, outputs=outputs, of_prompt={"router": logits})
     ours, base = build("orchestrator"), build("helpsteer2")
     torch.testing.assert_close(ours(heard, reading).losses, base(heard, reading).losses, rtol=0, atol=1e-6)
+    both = base(heard, reading).losses + build("mmpo_reward")(heard, replace(reading, rewards=outputs[..., 0])).losses
+    torch.testing.assert_close(build("mmpo_orchestrator")(heard, reading).losses, both, rtol=0, atol=1e-6)
     assert (ours.score.weights(reading) == 1).all()
     torch.testing.assert_close(ours.score.rewards(reading), outputs[..., 0], rtol=0, atol=0)
 
