@@ -143,16 +143,16 @@ def _people(sets: Mapping[str, Any]) -> str:
 
 def _planted(found: Mapping[str, Any]) -> str:
     """What the same heads find where there is something to find."""
-    known = {row["method"]: row for row in rows(found, KNOWN)}
-    best = min(known.values(), key=lambda row: float(row["nll"]["mean"]))
-    lower = [f"{name} ({interval(row['nll'], nats)})" for name, row in known.items() if row["verdict"] == "lower"]
-    placed = {row["method"]: row for row in rows(found, f"unseen, {LABELS[-1]} votes", "itself")}
-    better = [f"{name} ({interval(row['nll'], nats)})" for name, row in placed.items() if row["verdict"] == "lower"]
+
+    def gains(which: str, base: str = ONE) -> str:
+        return listed([f"{row['method']} {interval(row['accuracy'], points)}" for row in rows(found, which, base)])
+
+    few, many = LABELS
     return (
-        "Would these heads find it if it were there? With the votes of every second voter of the arguments turned "
-        f"round, NLL is lower than that of one reward ({_one(found, KNOWN)['nll']['mean']:.3f}) with {listed(lower)}; "
-        f"accuracy with {best['method']} is {interval(best['accuracy'], points)} points higher. Unseen voters placed "
-        f"from {LABELS[-1]} votes gain with {listed(better)}."
+        "Would these heads find groups if there were any? With the votes of every second voter of the arguments turned "
+        f"round, one reward sides with {_one(found, KNOWN)['accuracy']['mean']:.1%} of known voters' votes. Points "
+        f"above that: {gains(KNOWN)}. Points that unseen voters gain when they are placed from {few} votes: "
+        f"{gains(f'unseen, {few} votes', 'itself')}; from {many}: {gains(f'unseen, {many} votes', 'itself')}."
     )
 
 
