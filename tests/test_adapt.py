@@ -138,6 +138,12 @@ def test_new_people_are_placed_and_scored(pal, tmp_path, capsys):
         assert scored.view(person).rewards == before.view(person).rewards
     for person, first in (("eve", True), ("flo", False)):
         assert all((red > blue) == first for red, blue in scored.view(person).rewards)
+    assert run("score", out, held_out, "--person", "eve", "--out", tmp_path / "scored.jsonl") == 0
+    lines = [json.loads(line) for line in (tmp_path / "scored.jsonl").read_text().splitlines()]
+    assert all(line["model_scores_of"]["eve"][0] > line["model_scores_of"]["eve"][1] for line in lines)
+    capsys.readouterr()
+    assert run("evaluate", out, held_out, "--out", tmp_path / "report") == 0
+    assert "change accuracy by +0.5000" in capsys.readouterr().out
 
 
 def test_labels_without_a_name_are_those_of_the_person(pal, tmp_path, capsys):
