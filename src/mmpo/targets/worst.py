@@ -44,7 +44,7 @@ class Emphasis(Target):
     def emphasis(evidence: Evidence, who: Tensor) -> Tensor:
         """w of each row of ``who``, [A * B, 1, 1]."""
         known = evidence.memory.get(EMPHASIS)
-        w = torch.zeros(1 + int(who.max())) if known is None else known[:, 0]
+        w = torch.zeros(1 + int(who.max()), device=who.device) if known is None else known[:, 0]
         return w.to(evidence.weight).exp()[who, None, None]
 
     def remember(self, memory: Mapping[str, Tensor], observed: Mapping[str, Tensor]) -> dict[str, Tensor]:
