@@ -196,7 +196,7 @@ def test_the_worst_of_many_equal_voices_is_bad_luck() -> None:
     worst, luck = told["worst"]["accuracy"], told["by_chance"]["worst"]["accuracy"]
     assert worst["value"] < 0.68 and abs(worst["value"] - luck) < 0.06
     # The worst of many looks worse than it is, and the interval says so.
-    assert worst["value"] <= worst["low"] < 0.75 < worst["high"] < 0.9
+    assert worst["value"] <= worst["low"] and 0.72 < worst["high"] < 0.8
     assert told["spread"]["accuracy"]["value"] == pytest.approx(told["by_chance"]["spread"]["accuracy"], abs=0.02)
 
 
