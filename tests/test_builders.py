@@ -641,15 +641,17 @@ def test_real_data(kind: str, shared_data: Path, tmp_path: Path) -> None:
     if kind == "strength":
         grades = [tuple(float(len(response)) for response in d.responses) for d in data]
         data = [replace(d, grades=g, annotator_grades={"m": g}) for d, g in zip(data, grades, strict=True)]
-    if kind == "outcomes":
-        data = [with_components(d) for d in data]
+    if kind in ("outcomes", "weighted"):
+        data = [replace(with_components(d), prompt=f"{d.id}\n{d.prompt}") for d in data]
     made, counts = build(kind, data)
     assert counts["data in"] == 100 and len(made) >= 100
     (tmp_path / "built.jsonl").write_text("".join(json.dumps(to_row(d)) + "\n" for d in made), encoding="utf-8")
-    more = {"attributes": "all"} if kind == "outcomes" else {}
+    more = {"attributes": "all"} if kind in ("outcomes", "weighted") else {}
     again = load({"path": str(tmp_path / "built.jsonl"), **more}).data
     assert [replace(d, source="") for d in again] == [replace(d, source="") for d in made]
     merged, _ = merge(again)
+    if kind == "weighted":  # the same weights may be drawn twice
+        made = list({texts.key(d.prompt): d for d in made}.values())
     assert sum(len(pairs_of(d)) for d in merged) == sum(len(pairs_of(d)) for d in made)
     assert sum(len(d.contrasts) for d in merged) == sum(len(d.contrasts) for d in made)
     if kind == "goals":
