@@ -661,6 +661,7 @@ def test_real_data(kind: str, shared_data: Path, tmp_path: Path) -> None:
             "instructions": "contrasts",
             "variants": "variants",
             "phrases": "phrases",
+            "weighted": "data out",
             "outcomes": "pairs kept",
         }.get(kind, "labels flipped")
         assert counts[done] > 15
