@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
+from transformers import LlamaForSequenceClassification
 
+from conftest import tiny_config
 from mmpo.cli import main
 from mmpo.data import load
 from mmpo.errors import UserError
@@ -395,3 +397,29 @@ def test_a_model_is_trained_saved_and_scored(name: str, tiny_policy: Any, tiny_t
     scored = [json.loads(line) for line in (tmp_path / "scored.jsonl").read_text().splitlines()]
     sums = [abs(sum(row["model_scores"])) for row in scored]
     assert len(scored) == len(rows) and (max(sums) < 1e-4) == name.startswith("gpm")
+
+
+def test_a_policy_is_trained_on_the_scores_of_a_preference_model(
+    tiny_policy: Any, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    embedding = LlamaForSequenceClassification(tiny_config(tiny_tokenizer, num_labels=4))
+    tokenizer, scored = plain(tiny_tokenizer), str(tmp_path / "scored.jsonl")
+    judge, policy_ = (
+        saved(embedding, tokenizer, tmp_path / "judge"),
+        saved(tiny_policy(0), tokenizer, tmp_path / "base"),
+    )
+    run("score", judge, rows_file(tmp_path), "--read-as", "preference", "--out", scored)
+    recipe: dict[str, Any] = {
+        "model": policy_,
+        "task": "policy",
+        "method": {"name": "gpo", "beta": 0.5},
+        "max_steps": 2,
+    }
+    recipe |= {
+        "data": {"path": scored, "grade": "model_scores", "ignore": ["scores"]},
+        "output_dir": str(tmp_path / "run"),
+    }
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    run("train", str(tmp_path / "recipe.yaml"))
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["method_name"] == "gpo"
