@@ -397,6 +397,10 @@ def test_a_model_is_trained_saved_and_scored(name: str, tiny_policy: Any, tiny_t
     scored = [json.loads(line) for line in (tmp_path / "scored.jsonl").read_text().splitlines()]
     sums = [abs(sum(row["model_scores"])) for row in scored]
     assert len(scored) == len(rows) and (max(sums) < 1e-4) == name.startswith("gpm")
+    labels = json.loads((tmp_path / "run" / "config.json").read_text())["id2label"].values()
+    assert list(labels) == {"pearl": ["mean", "log variance"]}.get(
+        name, [f"output {n + 1}" for n in range(len(labels))]
+    )
 
 
 def test_a_policy_is_trained_on_the_scores_of_a_preference_model(
