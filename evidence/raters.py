@@ -232,7 +232,7 @@ def study(
     return {
         "data": about(panel, kind, seeds),
         "runs": rows,
-        "means": over_seeds(rows, ("method", "set"), METRICS),
+        ONE: over_seeds([row for row in rows if row["method"] == ONE], ("set",), METRICS),
         "minus one reward": differences(found),
     }
 

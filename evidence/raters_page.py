@@ -16,7 +16,8 @@ the same target (the vote) and price (logistic), so that the conditions differ i
 reads the share of votes at gamma 2.2. Each seed holds out a quarter of the debates, documents, stories or prompts, and
 a third of the raters who gave enough votes; a fifth of the other topics says when to stop. A grader of lists has voted
 for the higher grade of each pair, a tie is half a vote to each side. *lower* and *higher* mean that the intervals of
-the NLL over seeds and over topics both leave zero out."""
+the NLL over seeds and over topics both leave zero out. A frozen encoder lets a head find only those tastes that its
+features show."""
 
 NAMES = {
     "one reward, reliability": "trusts each rater as far as one reward agrees (the target of LCPO), and takes their "
@@ -72,14 +73,26 @@ def section(result: Mapping[str, Any]) -> list[str]:
 
 def answer(result: Mapping[str, Any]) -> str:
     """The first screen's line."""
-    return f"**Does modelling raters beat one reward?** {answers(result)[0]}"
+    told = _judged(result["sets"], result["tell raters apart"], KNOWN)
+    control = [row["accuracy"]["mean"] for row in rows(result["planted"], KNOWN)]
+    return (
+        f"**Does modelling raters beat one reward?** {_how(told)}: on held-out votes of known people, judges and "
+        f"attributes ({len(result['sets'])} data sets) the NLL is {_counted(told)} comparisons. With the votes of "
+        f"every second person turned round the same models order {points(min(control))} to {points(max(control))} points "
+        "better."
+    )
+
+
+def _how(judged: Mapping[str, Sequence[str]]) -> str:
+    lower, total = len(judged["lower"]), sum(map(len, judged.values()))
+    return "Not here" if not lower else "Seldom" if 4 * lower < total else "Often" if 2 * lower < total else "Mostly"
 
 
 def answers(result: Mapping[str, Any]) -> list[str]:
     sets, apart = result["sets"], result["tell raters apart"]
     return [
         _known(sets, apart, len(result["seeds"])),
-        _people(sets),
+        _people(sets, apart),
         _planted(result["planted"]),
         _unheard(sets, apart),
         _placed(sets),
@@ -115,10 +128,9 @@ def _counted(judged: Mapping[str, Sequence[str]]) -> str:
 def _known(sets: Mapping[str, Any], apart: Sequence[str], seeds: int) -> str:
     told, others = _judged(sets, apart, KNOWN), _judged(sets, [m for m in _methods(sets) if m not in apart], KNOWN)
     total = sum(map(len, told.values()))
-    how = "Seldom" if 4 * len(told["lower"]) < total else "Often" if 2 * len(told["lower"]) < total else "Mostly"
     return (
-        f"{how}. On held-out votes of known raters, judges and attributes ({len(sets)} sets of real data, {seeds} "
-        f"seeds), the NLL of the models that tell them apart, less that of one reward, is {_counted(told)} "
+        f"{_how(told)}. On held-out votes of known raters, judges and attributes ({len(sets)} sets of real data, "
+        f"{seeds} seeds), the NLL of the models that tell them apart, less that of one reward, is {_counted(told)} "
         f"comparisons, of which chance alone would make about {total / 40:.0f} lower. Lower: "
         f"{listed(told['lower'])}; higher: {listed(told['higher'])}. Of the models "
         f"that are alike for all it is {_counted(others)}; lower: {listed(others['lower'])}."
@@ -129,15 +141,21 @@ def _methods(sets: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(row["method"] for found in sets.values() for row in rows(found, KNOWN)))
 
 
-def _people(sets: Mapping[str, Any]) -> str:
+def _people(sets: Mapping[str, Any], apart: Sequence[str]) -> str:
     found = sets["arguments"]
-    cells = {row["method"]: row for row in rows(found, KNOWN)}
-    best = min(cells.values(), key=lambda row: float(row["nll"]["mean"]))
+    cells = list(rows(found, KNOWN))
+
+    def best(names: Sequence[str]) -> str:
+        row = min((c for c in cells if c["method"] in names), key=lambda c: float(c["nll"]["mean"]))
+        return (
+            f"{row['method']}: NLL {interval(row['nll'], nats)} over seeds, {interval(row['nll, over groups'], nats)} "
+            f"over debates, {interval(row['nll, over raters'], nats)} over raters, accuracy "
+            f"{interval(row['accuracy'], points)} points, for the worst rater {interval(row['worst accuracy'], points)}"
+        )
+
     return (
-        f"On the largest (arguments, {found['data']['raters']:,} people) the lowest NLL is that of {best['method']}: "
-        f"{interval(best['nll'], nats)} over seeds, {interval(best['nll, over groups'], nats)} over debates, "
-        f"{interval(best['nll, over raters'], nats)} over raters; accuracy {interval(best['accuracy'], points)} "
-        f"points, for the worst rater {interval(best['worst accuracy'], points)}."
+        f"On the largest set (arguments, {found['data']['raters']:,} people) the best model that tells raters apart is "
+        f"{best(apart)}. The best that is alike for all: {best([m for m in _methods(sets) if m not in apart])}."
     )
 
 
@@ -150,7 +168,7 @@ def _planted(found: Mapping[str, Any]) -> str:
     few, many = LABELS
     return (
         "Would these heads find groups if there were any? With the votes of every second voter of the arguments turned "
-        f"round, one reward sides with {_one(found, KNOWN)['accuracy']['mean']:.1%} of known voters' votes. Points "
+        f"round (three seeds), one reward sides with {_one(found, KNOWN)['accuracy']['mean']:.1%} of known voters' votes. Points "
         f"above that: {gains(KNOWN)}. Points that unseen voters gain when they are placed from {few} votes: "
         f"{gains(f'unseen, {few} votes', 'itself')}; from {many}: {gains(f'unseen, {many} votes', 'itself')}."
     )
@@ -172,7 +190,11 @@ def _placed(sets: Mapping[str, Any]) -> str:
             f"{labels} votes, NLL less that without them: {_counted(judged)} (lower: {listed(judged['lower'])}; "
             f"higher: {listed(judged['higher'])})"
         )
-    return f"Placing such a rater as `mmpo adapt` does, from {'; from '.join(parts)}."
+    after = _judged(sets, None, f"unseen, {LABELS[-1]} votes")
+    return (
+        f"Placing such a rater as `mmpo adapt` does, from {'; from '.join(parts)}. Against one reward the NLL after "
+        f"{LABELS[-1]} votes is {_counted(after)} (lower: {listed(after['lower'])})."
+    )
 
 
 def _budget(sets: Mapping[str, Any]) -> str:
@@ -204,7 +226,7 @@ def _cyclic(found: Mapping[str, Any]) -> str:
 
 
 def _one(found: Mapping[str, Any], which: str) -> Cell:
-    return next(row for row in found["means"] if row["method"] == ONE and row["set"] == which)
+    return next(row for row in found[ONE] if row["set"] == which)
 
 
 def budget(sets: Mapping[str, Any]) -> list[str]:

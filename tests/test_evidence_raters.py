@@ -165,7 +165,10 @@ def test_a_reliability_is_the_chance_that_a_vote_is_right(panel: raters_data.Pan
 def test_groups_that_disagree_are_found_and_people_placed_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole study in small: one reward cannot know whom every second voter contradicts, and groups can."""
     monkeypatch.setattr(raters, "RATE", 1e-2)
-    methods = {name: raters.conditions()[name] for name in (raters.ONE, "PAL-A, 2 prototypes", "2 groups")}
+    methods = {
+        name: raters.conditions()[name]
+        for name in ("one reward", "one reward, MMPO", "PAL-A, 2 prototypes", "2 groups")
+    }
     kind = Kind("a world", lambda: turned(world(320, heard=6)), group, batch=64)
     found = raters.study("planted", kind, methods, [0, 1], embed)
     rows = {(r["method"], r["set"], r["less"]): r for r in found["minus one reward"]}
@@ -175,7 +178,7 @@ def test_groups_that_disagree_are_found_and_people_placed_and_told(monkeypatch: 
     assert pal["nll"]["mean"] < -0.2
     placed = rows["2 groups", "unseen, 20 votes", f"2 groups, {raters.UNHEARD}"]
     assert placed["accuracy"]["mean"] > 0.2
-    one = next(r for r in found["means"] if r["method"] == raters.ONE and r["set"] == raters.KNOWN)
+    one = next(r for r in found[raters.ONE] if r["set"] == raters.KNOWN)
     assert abs(one["accuracy"]["mean"] - 0.5) < 0.1
     result: dict[str, Any] = raters.settings({"arguments": found, "planted": found}, cycles(ring()))
     text = "\n".join([raters_page.answer(result), *raters_page.section(raters.rounded(result))])
