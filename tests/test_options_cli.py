@@ -40,6 +40,7 @@ IMPOSSIBLE: dict[str, str] = {
     "--references": "/nowhere",
     "--prompts": "/nowhere",
     "--mode": "loud",
+    "--weights": "/nowhere",
     "--answers": "/nowhere",
     "--model-url": "nowhere",
     "--model-key-env": "NO_SUCH_KEY",
