@@ -78,8 +78,8 @@ def answer(result: Mapping[str, Any]) -> str:
     return (
         f"**Does modelling raters beat one reward?** {_how(told)}: on held-out votes of known people, judges and "
         f"attributes ({len(result['sets'])} data sets) the NLL is {_counted(told)} comparisons. With the votes of "
-        f"every second person turned round the same models order {points(min(control))} to {points(max(control))} points "
-        "better."
+        f"every second person turned round the same models order {points(min(control))} to {points(max(control))} "
+        "points better."
     )
 
 
@@ -168,8 +168,8 @@ def _planted(found: Mapping[str, Any]) -> str:
     few, many = LABELS
     return (
         "Would these heads find groups if there were any? With the votes of every second voter of the arguments turned "
-        f"round (three seeds), one reward sides with {_one(found, KNOWN)['accuracy']['mean']:.1%} of known voters' votes. Points "
-        f"above that: {gains(KNOWN)}. Points that unseen voters gain when they are placed from {few} votes: "
+        f"round (three seeds), one reward sides with {_one(found, KNOWN)['accuracy']['mean']:.1%} of known voters' votes. "
+        f"Points above that: {gains(KNOWN)}. Points that unseen voters gain when they are placed from {few} votes: "
         f"{gains(f'unseen, {few} votes', 'itself')}; from {many}: {gains(f'unseen, {many} votes', 'itself')}."
     )
 
