@@ -170,7 +170,8 @@ def _planted(found: Mapping[str, Any]) -> str:
         "Would these heads find groups if there were any? With the votes of every second voter of the arguments turned "
         f"round (three seeds), one reward sides with {_one(found, KNOWN)['accuracy']['mean']:.1%} of known voters' "
         f"votes. Points above that: {gains(KNOWN)}. Points that unseen voters gain when they are placed from "
-        f"{few} votes: {gains(f'unseen, {few} votes', 'itself')}; from {many}: {gains(f'unseen, {many} votes', 'itself')}."
+        f"{few} votes: {gains(f'unseen, {few} votes', 'itself')}; from {many}: "
+        f"{gains(f'unseen, {many} votes', 'itself')}."
     )
 
 
