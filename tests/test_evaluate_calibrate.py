@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from torch import nn
 from transformers import AutoModelForSequenceClassification
 
 from mmpo.cli.calibrate import _verdict
@@ -21,6 +22,7 @@ from mmpo.evaluate.columns import columns
 from mmpo.evaluate.fit import Temperature, named
 from mmpo.evaluate.scored import Scored
 from mmpo.evaluate.scoring import Scorer
+from mmpo.models.outputs import OutputsReader, fresh_heads
 from test_cli import run
 from test_evaluate_metrics import comparisons, drawn
 from test_evaluate_report import graded
@@ -188,6 +190,23 @@ def test_another_adapter_is_another_model(tiny_reward: Any, tiny_tokenizer: Any,
     assert kept.differs(reading_of(Scorer.load(str(tmp_path / "one")))) is None
     # Other weights under the same settings, and the same weights under other settings.
     assert [kept.differs(reading) for reading in readings[1:]] == ["other weights"] * 2
+
+
+def test_people_learned_otherwise_beside_the_same_weights_are_another_model(
+    tiny_reward: Any, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    """A table or a memory moves margins as weights do."""
+    scorer = Scorer.load(saved(tiny_reward(3), plain(tiny_tokenizer), tmp_path))
+
+    def read_with(table: float, memory: float) -> dict[str, Any]:
+        heads = fresh_heads({"people": (2, 2)}, {}, 0)
+        nn.init.constant_(next(heads.parameters()), table)
+        return reading_of(replace(scorer, reader=OutputsReader(heads, {"losses": torch.full((2, 2), memory)})))
+
+    kept = Calibration(Temperature(1.0), read_with(1.0, 2.0), {}, {}, {}, {}, 5)
+    assert kept.differs(read_with(1.0, 2.0)) is None
+    for other in (read_with(1.5, 2.0), read_with(1.0, 2.5), reading_of(scorer)):
+        assert kept.differs(other) == "other people or heads beside it"
 
 
 def test_other_limits_are_told_and_another_template_is_another_reading(

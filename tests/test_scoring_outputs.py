@@ -26,6 +26,7 @@ from mmpo.errors import UserError
 from mmpo.evaluate.model import evaluate_model
 from mmpo.evaluate.recorded import part_record, recorded_part
 from mmpo.evaluate.scoring import Scorer
+from mmpo.models.outputs import check_prompts
 from mmpo.train import train
 from mmpo.types import Datum, Judgement
 from tiny import ROWS, batch_of, plain, saved
@@ -119,6 +120,12 @@ def test_a_model_of_one_reward_has_one_view(base: str, tmp_path: Path) -> None:
     assert found.facets is None and found.facet_names == []
     with pytest.raises(UserError, match="one view for all"):
         found.view("ann")
+
+
+def test_heads_on_the_prompt_are_not_read_where_the_prompt_is_not(tiny_reward: Any) -> None:
+    check_prompts(tiny_reward(0), [])
+    with pytest.raises(UserError, match=r"end of the prompt \(router\)"):
+        check_prompts(tiny_reward(0), ["router"])
 
 
 # ---------------------------------------------------------------------------------------------- people, from the CLI

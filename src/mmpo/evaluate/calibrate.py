@@ -27,7 +27,8 @@ from mmpo.evaluate.recorded import part_record
 from mmpo.evaluate.scoring import Scorer
 from mmpo.evaluate.summary import means_of, measure
 from mmpo.files import write_json
-from mmpo.models.store import adapter_digest, weights_digest
+from mmpo.models.outputs import OutputsReader
+from mmpo.models.store import adapter_digest, state_digest, weights_digest
 from mmpo.run.provenance import versions
 from mmpo.run.record import read_record
 from mmpo.types import Datum, Text
@@ -42,8 +43,8 @@ class Calibration:
 
     Attributes:
         fit: the map from margins to probabilities, fitted to all the data.
-        reading: how the model was read: its score, precision, limits, and what its weights, its reference's and its
-            chat template come to.
+        reading: how the model was read: its score, precision, limits, and what its weights, what was learned beside
+            them, its reference's and its chat template come to.
         data: ``names``, ``n_comparisons``, ``n_prompts``, and ``prompts``, a short hash of each.
         before, after: metrics as ``summary.measure`` gives them, of the model as it is, and of fits to the other
             prompts (cross-fitting), so that no comparison is measured by a fit that has seen its prompt.
@@ -86,7 +87,12 @@ class Calibration:
             for name, words in {"score": "another score", "dtype": "another precision"}.items()
             if reading[name] != then.get(name)
         ]
-        digests = {"reference": "another reference", "model": "other weights", "template": "another chat template"}
+        digests = {
+            "reference": "another reference",
+            "model": "other weights",
+            "beside": "other people or heads beside it",
+            "template": "another chat template",
+        }
         # Another precision changes what the weights come to.
         if reading["dtype"] == then.get("dtype"):
             told += [words for name, words in digests.items() if reading[name] != then.get(name)]
@@ -120,6 +126,7 @@ def reading_of(scorer: Scorer) -> dict[str, Any]:
         "score": part_record(scorer.score),
         "dtype": str(scorer.model.dtype).removeprefix("torch."),
         "model": _weights(scorer.model),
+        "beside": state_digest(scorer.reader.learned) if isinstance(scorer.reader, OutputsReader) else None,
         "reference": None if reference is None else _weights(reference.model),
         "template": scorer.tokenizer.chat_template and _hash(str(scorer.tokenizer.chat_template)),
         "limits": asdict(scorer.limits),

@@ -22,7 +22,7 @@ from mmpo.evaluate.recorded import KINDS, recorded_part
 from mmpo.evaluate.scored import Scored, Views
 from mmpo.models import FrozenCopy, PolicyReader, RewardReader, load_policy, load_reward_model, load_tokenizer, packed
 from mmpo.models.load import check_length, load_config, load_preference_model
-from mmpo.models.outputs import STATE, OutputsReader, stored_state
+from mmpo.models.outputs import STATE, OutputsReader, check_prompts, stored_state
 from mmpo.models.packed import Layout
 from mmpo.models.quantized import Quantized
 from mmpo.run.record import read_record
@@ -121,6 +121,7 @@ class Scorer:
         if "outputs" in score.needs:
             heads, memory = stored_state(Path(name))
             _check_state(name, score, self.voices, heads, memory)
+            check_prompts(model, [name for part in nested(score) for name in part.on_prompt(self.voices)])
             reader = OutputsReader(heads.to(_device()).requires_grad_(False), memory)
         return replace(self, model=model, reader=reader, score=score, layout=layout)
 

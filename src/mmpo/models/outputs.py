@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from mmpo.errors import UserError
 from mmpo.models import packed, padded
 from mmpo.models.closer import in_full
 from mmpo.models.grid import to_grid
@@ -44,6 +45,21 @@ def with_labels(model: Any, names: list[str]) -> list[str]:
     return names
 
 
+def state_of(heads: nn.ModuleDict, memory: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What was learned beside a model, by the names that it has in its file."""
+    tensors = {f"memory.{name}": value for name, value in memory.items()}
+    return tensors | {f"heads.{name}": value for name, value in heads.state_dict().items()}
+
+
+def check_prompts(model: Any, heads: Iterable[str]) -> None:
+    """Raise UserError where there are heads on the prompt and the model does not read a prompt by itself."""
+    if (names := ", ".join(heads)) and not (packed.is_enabled(model) and packed.pools_last(model)):
+        raise UserError(
+            f"the method reads the end of the prompt ({names}), which only a decoder on packed rows has without the "
+            "response; take a decoder such as Qwen2, and leave layout out if you set it"
+        )
+
+
 def stored_state(folder: Path) -> tuple[nn.ModuleDict, dict[str, Tensor]]:
     """The heads and the memory that lie beside a model; nothing where there was nothing to learn."""
     path = folder / STATE
@@ -71,6 +87,11 @@ class OutputsReader:
 
     heads: nn.ModuleDict = field(default_factory=nn.ModuleDict)
     memory: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def learned(self) -> dict[str, Tensor]:
+        """All that it reads beside the model."""
+        return state_of(self.heads, self.memory)
 
     def __call__(self, model: Any, batch: Batch) -> Reading:
         said, of_prompt = self._said(model, batch)

@@ -90,6 +90,11 @@ def adapter_digest(model: Any) -> str | None:
     return _digest(own, told)
 
 
+def state_digest(tensors: Mapping[str, Tensor]) -> str | None:
+    """What was learned beside a model, by name, in 32 hex digits; None where that is nothing."""
+    return _digest(tensors.items(), {}) if tensors else None
+
+
 def _digest(named: Iterable[tuple[str, Tensor]], settings: Mapping[str, Any]) -> str:
     weights = sorted(named, key=lambda one: one[0])
     sums = _sums({id(tensor): tensor for _, tensor in weights})

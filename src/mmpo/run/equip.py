@@ -14,7 +14,7 @@ from mmpo.models.closer import OF_TOKENS, CloseReader
 from mmpo.models.committee import CommitteeReader
 from mmpo.models.heads import DegreeHead, TokenWeights
 from mmpo.models.load import has_dropout, load_tokenizer
-from mmpo.models.outputs import OutputsReader, fresh_heads
+from mmpo.models.outputs import OutputsReader, check_prompts, fresh_heads
 from mmpo.models.padded import innermost
 from mmpo.models.reward import FEATURES
 from mmpo.needs import LACKING, TEACHERS, check_reference, check_teachers
@@ -112,11 +112,7 @@ def _reward_reader(method: Method, model: Any, voices: int) -> Reader:
 
 def _outputs_reader(method: Method, model: Any, voices: int) -> OutputsReader:
     on_prompt = method.on_prompt(voices)
-    if on_prompt and not (packed.is_enabled(model) and packed.pools_last(model)):
-        raise UserError(
-            f"the method reads the end of the prompt ({', '.join(on_prompt)}), which only a decoder on packed rows has "
-            "without the response; take a decoder such as Qwen2, and leave layout out if you set it"
-        )
+    check_prompts(model, on_prompt)
     hidden = innermost(model).config.get_text_config().hidden_size
     return OutputsReader(fresh_heads(method.tables(voices), on_prompt, hidden).to(next(model.parameters()).device))
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mmpo.errors import UserError
 from mmpo.models.outputs import STATE as FILE
+from mmpo.models.outputs import state_of
 from mmpo.types import Evidence, Method, Reading
 
 
@@ -64,8 +65,7 @@ class MethodState:
             nn.utils.clip_grad_norm_(gradients, most * scale)
 
     def save(self, folder: Path) -> None:
-        tensors = {f"memory.{name}": value for name, value in self.memory.items()}
-        tensors |= {f"heads.{name}": value for name, value in self.heads.state_dict().items()}
+        tensors = state_of(self.heads, self.memory)
         save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, folder / FILE)
 
     def load(self, folder: Path) -> None:
@@ -74,8 +74,7 @@ class MethodState:
         if not path.is_file():
             raise UserError(f"{path} is missing, so the run cannot go on from {folder}; remove that checkpoint")
         tensors = load_file(path)
-        wanted = {f"memory.{n}" for n in self.memory} | {f"heads.{n}" for n in self.heads.state_dict()}
-        if tensors.keys() != wanted:
+        if tensors.keys() != state_of(self.heads, self.memory).keys():
             raise UserError(f"{path} holds the state of another method; take another output_dir")
         self.memory = {n: tensors[f"memory.{n}"].to(value.device) for n, value in self.memory.items()}
         self.heads.load_state_dict({n: tensors[f"heads.{n}"] for n in self.heads.state_dict()})
