@@ -152,6 +152,10 @@ def test_labels_without_a_name_are_those_of_the_person(pal, tmp_path, capsys):
     told = capsys.readouterr().out
     assert "gus: 4 labels, 100.0% agree" in told and "--held-out" in told
     assert json.loads((tmp_path / "out" / "voices.json").read_text())["names"][-1] == "gus"
+    # What is held out may name the same person.
+    more = file_of(tmp_path, "more.jsonl", said("gus", "blue", THINGS[4:6]))
+    assert run("adapt", pal, rows, "--out", tmp_path / "again", "--person", "gus", "--held-out", more) == 0
+    assert "held out: 2 labels, 100.0% agree" in capsys.readouterr().out
 
 
 def test_many_people_are_told_in_short_and_more_may_follow(pal, tmp_path, capsys):
@@ -244,8 +248,10 @@ def test_a_wrong_place_or_file_is_named(pal, tmp_path, capsys):
     new = file_of(tmp_path, "new.jsonl", said("eve", "red", THINGS[:2]))
     known = file_of(tmp_path, "known.jsonl", said("ada", "red", THINGS[:2]))
     (tmp_path / "full").mkdir()
+    (tmp_path / "checkpoint-1").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     for arguments, message in (
+        ((tmp_path / "checkpoint-1", new, "--out", tmp_path / "out"), "is a checkpoint of a run"),
         (("some/hub-id", new, "--out", tmp_path / "out"), "is no folder"),
         ((pal, new, "--out", tmp_path / "full"), "is there already; name a new folder"),
         ((pal, known, "--out", tmp_path / "out"), "the rows name no annotator whom the model does not know"),

@@ -12,6 +12,7 @@ import torch
 
 from mmpo import scores
 from mmpo.batch import Vocabulary
+from mmpo.errors import UserError
 from mmpo.evaluate.comparisons import Comparisons
 from mmpo.evaluate.heard import Heard, heard
 from mmpo.evaluate.scored import Scored, Views
@@ -207,6 +208,32 @@ def test_nobody_is_named() -> None:
 
 
 # ---------------------------------------------------------------------------------------------- groups of a mixture
+
+
+def test_attributes_that_compare_nothing_are_no_voices() -> None:
+    """Each graded one response alone, beside people who voted."""
+    data = [replace(datum, attributes={"depth": (1.0, None)}) for datum in votes_of({"ann": 0.7}, 4)]
+    found = scored(data, np.zeros((4, 2)), scores.Given())
+    assert heard(found, "attributes") is None and heard(found, "annotators") is not None
+
+
+def test_an_output_for_each_person_makes_no_groups_and_places_nobody() -> None:
+    """Whatever its outputs weigh for anybody."""
+    people = Vocabulary("annotators", {"ann": 1, "bob": 2})
+    found = scored(votes_of({"ann": 0.7}, 4), np.zeros((4, 2, 2)), scores.PerVoice((0.7, 0.3)), people)
+    assert found.views is not None and groups(found.views) is None
+    with pytest.raises(UserError, match=r"knows no annotator 'eve'\. Known: ann, bob$"):
+        found.view("eve")
+    mixture = scored(
+        votes_of({"ann": 0.7}, 4),
+        np.zeros((4, 2, 2)),
+        scores.IdealPoint(2, 2),
+        people,
+        people=torch.eye(3, 2),
+        prototypes=torch.eye(2),
+    )
+    with pytest.raises(UserError, match="mmpo adapt places a new one"):
+        mixture.view("eve")
 
 
 def test_who_goes_with_which_prototype() -> None:

@@ -122,8 +122,7 @@ def _room(scorer: Scorer) -> Vocabulary:
     score, known = scorer.score, scorer.vocabulary
     if known is None or not score.apart:
         raise UserError(f"the model has one view for all, so nobody can be placed; train it with {ROOMY}")
-    voices = len(known)
-    if score.outputs(voices) != score.outputs(voices + 1):
+    if not score.has_room(len(known)):
         raise UserError(
             f"the model has an output for each of the {known.kind}, and a new one can only be trained; to place new "
             f"ones, train it with {ROOMY}"
@@ -167,9 +166,14 @@ def target_of(folder: Path) -> Target:
 
 
 def check_out(model: Path, out: Path) -> None:
-    """Raise UserError where ``model`` is no folder, or ``out`` holds anything."""
+    """Raise UserError where ``model`` is no folder or a checkpoint, or ``out`` holds anything."""
     if not model.is_dir():
         raise UserError(f"{model} is no folder, and new people are placed beside the model's own; save it to one first")
+    if model.resolve().name.startswith("checkpoint-"):
+        raise UserError(
+            f"{model} is a checkpoint of a run that may go on; new people are placed in the model that the run ends "
+            "with, so train it to its end and give its own folder"
+        )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out} is there already; name a new folder")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmpo.cli.options import BadRows, Data, Loading, Model, Rows
+from mmpo.errors import UserError
 
 if TYPE_CHECKING:
     from mmpo.adapt import Agreement, Placed
@@ -46,10 +47,14 @@ def adapt(
         loaded = load(rows.sources(paths), on_bad_row=bad.rule)
         found, merged = merge(loaded.data)
         told = [*loaded.ledger.summary(), *in_words("merging", merged)]
-        return (found if person is None else spoken_by(found, person)), told
+        return found, told
 
     labels, told = read(data)
     more, told_too = read(held_out) if held_out else ([], [])
+    if person is not None:
+        given, labels, more = (labels, more), spoken_by(labels, person), spoken_by(more, person)
+        if given == (labels, more):
+            raise UserError(f"--person {person}: all labels in the rows name their annotator; leave it out")
     made = place(loading.scorer(model), target_of(folder), labels, more, bad.rule)
     told += [*told_too, *made.told, *save_adapted(folder, out, made)]
     for one in made.people[:SHOWN]:

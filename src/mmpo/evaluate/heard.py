@@ -44,7 +44,8 @@ class Heard:
 
 
 def heard(scored: Scored, kind: str) -> Heard | None:
-    """What each voice said of data that were scored; None where the data name no voice of this kind."""
+    """What each voice said of data that were scored; None where the data name no voice of this kind, or none compared
+    anything, as attributes of which each graded one response alone."""
     data = [only_answers(datum) for datum in scored.data]
     names = Vocabulary.of(kind, data)
     if scored.views is None or len(names) == 1:
@@ -74,7 +75,8 @@ def heard(scored: Scored, kind: str) -> Heard | None:
             )
         )
     joined = {f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Comparisons)}
-    return Heard(kind, Comparisons(**joined), lens.known, np.concatenate(anybody))
+    said = Comparisons(**joined)
+    return Heard(kind, said, lens.known, np.concatenate(anybody)) if len(said) else None
 
 
 def _pieces(views: Views, data: Sequence[Datum]) -> Iterator[tuple[list[int], Reading]]:

@@ -31,7 +31,7 @@ def recorded_part(record: Mapping[str, Any]) -> Any:
     name = record["name"]
     held = {key: _value(value) for key, value in record.items() if key != "name"}
     if name not in KINDS:
-        raise UserError(f"run.json: unknown score {name!r}; it was written by another version")
+        raise UserError(f"run.json: unknown part {name!r}; it was written by another version")
     if unknown := sorted(held.keys() - {f.name for f in fields(KINDS[name])}):
         raise UserError(f"run.json: {name} has no {', '.join(unknown)}; it was written by another version")
     return KINDS[name](**held)

@@ -65,7 +65,8 @@ class Views:
         if voice not in self.known.numbers:
             kind, names = self.known.kind.removesuffix("s"), list(self.known.numbers)
             hint = nearest(voice, names, names[:5] if len(names) > 10 else None)
-            place = "; mmpo adapt places a new one by a few comparisons" if kind == "annotator" else ""
+            room = self.score.has_room(len(self.known))
+            place = "; mmpo adapt places a new one by a few comparisons" if room else ""
             raise UserError(f"the model knows no {kind} {voice!r}. {hint.removesuffix('.')}{place}")
         return self.known.numbers[voice]
 

@@ -200,12 +200,15 @@ PROMPTS = 100
 
 
 def groups(views: Views) -> dict[str, Any] | None:
-    """Which voices go with which group, prototype or head of a mixture; None where the model is none.
+    """Which voices go with which group, prototype or head of a mixture; None where the model is none, or has an output
+    for each voice, which goes with itself.
 
     ``names`` of the groups; ``sizes``, the voices whose largest weight each has; ``weights``, those of each voice by
     name, averaged over ``n_prompts`` of the data where they depend on the prompt.
     """
     if views.facets is None or views.vocabulary is None or not views.score.apart or not views.parts:
+        return None
+    if not views.score.has_room(len(views.vocabulary)):
         return None
     who = torch.arange(1, len(views.vocabulary))
     fixed = not any(part.on_prompt(len(views.vocabulary)) for part in nested(views.score))

@@ -157,6 +157,10 @@ class Score(Part):
         """How many outputs the reward model has, for so many voices, the one without a name included."""
         return 1
 
+    def has_room(self, voices: int) -> bool:
+        """Whether one more voice can be told apart from so many without another output, which only training gives."""
+        return self.apart and self.outputs(voices) == self.outputs(voices + 1)
+
     def facets(self, reading: Reading) -> Tensor | None:
         """The rewards of each group, attribute or prototype that the score is made of, [B, K, D]; None where it is
         one reward alone."""
