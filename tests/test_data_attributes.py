@@ -69,6 +69,37 @@ def test_attributes_that_are_not_read_are_told(read: Read) -> None:
         "(rows: 2)"
     )
     assert not read(row, ignore=["attributes", "annotator_attributes"]).ledger.notes
+    assert read(row).ledger.columns_left.keys() == {"attributes", "annotator_attributes"}
+    # Rows of one response have a column for each.
+    one = {"prompt": "Q?", "response": "a", "helpfulness": 4, "coherence": 3, "verbosity": 1}
+    (note,) = read(one, {**one, "response": "b"}).ledger.notes
+    assert note.startswith("graded attributes that are not read: coherence, verbosity; set attributes: all")
+    assert not read(one, {**one, "response": "b"}, attributes=["verbosity"]).ledger.notes
+
+
+def test_attributes_that_nobody_can_read_look_like_feedback(read: Read) -> None:
+    row = {"prompt": "Q?", "chosen": "a", "rejected": "b", "attributes": {"truth": [5, 1]}}
+    with pytest.raises(UserError, match=r"not used, though it looks like feedback: attributes; where that is meant"):
+        read(row).ledger.check_feedback()
+    read(row, ignore=["attributes"]).ledger.check_feedback()
+
+
+@pytest.mark.parametrize("said", [{"preferred": 1}, {"votes": [0, 1, 1]}, {"pairwise": [[0, 1, 1]]}])
+def test_attributes_stand_beside_votes_as_well(read: Read, said: dict[str, Any]) -> None:
+    (d,) = read({**ASKED, **said, "attributes": {"truth": [5, 1]}}, attributes="all").data
+    assert d.grades is None and d.attributes == {"truth": (5, 1)} and d.judgements
+    (again,) = read(to_row(d), attributes="all").data
+    assert (again.grades, again.attributes, again.judgements) == (d.grades, d.attributes, d.judgements)
+
+
+def test_a_row_without_an_attribute_that_is_asked_for_is_a_bad_row(read: Read) -> None:
+    rows = [{**ASKED, "scores": [2, 1], "attributes": given} for given in ({"truth": [5, 1]}, None, {"style": [1, 2]})]
+    path = read(*rows).ledger.name
+    for options in ({"attributes": ["truth"]}, {"grade": "truth"}):
+        with pytest.raises(UserError, match=r":2: (attribute|grade) is set to 'truth', but the row has no"):
+            load({"path": path, **options})
+    found = load({"path": path, "attributes": ["truth"]}, on_bad_row="drop").ledger
+    assert (found.rows_used, found.dropped["no attribute 'truth'"].count) == (1, 2)
 
 
 def test_a_written_datum_is_read_again(read: Read) -> None:
@@ -92,7 +123,7 @@ def test_a_written_datum_is_read_again(read: Read) -> None:
             "attributes.truth has 1 entries for 2 responses",
         ),
         ({"scores": [1, 2]}, {"attributes": "all"}, "attributes is set, but no row has a grade by any"),
-        ({"scores": [1, 2]}, {"grade": {"a": 1}}, "grade is set to {'a': 1}, but these rows have no attributes"),
+        ({"scores": [1, 2]}, {"grade": {"a": 1}}, "grade is set to 'a', but the row has no attributes; leave it out"),
         ({"scores": [1, 2]}, {"attributes": "some"}, "attributes is 'some'; give all, or a list of names"),
         ({"scores": [1, 2]}, {"grade": {}}, "grade names no attribute"),
         ({"scores": [1, 2]}, {"grade": {"a": "1"}}, "grade gives 'a' the weight '1'; give a finite number"),

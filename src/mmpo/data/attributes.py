@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 from mmpo.data.rows import BadRow, Row, items, some_numbers
 from mmpo.data.source import ALL, Source
-from mmpo.errors import UserError, nearest
+from mmpo.errors import nearest
 
 Line = tuple[float | None, ...]
 """One grade a response, None where it has none."""
@@ -71,9 +71,9 @@ class Attributes:
         return out
 
     def known(self, name: str, what: str) -> Line:
-        """Likewise of a name that the user wrote. Raises UserError where the row has no such attribute."""
+        """Likewise of a name that the user wrote. Raises BadRow where the row has no such attribute."""
         if name not in self.found:
-            raise UserError(f"{self.source.path}: no {what} {name!r}. {nearest(name, self.found)}")
+            raise absent(what, name, self.found)
         return self.line(name)
 
 
@@ -118,8 +118,16 @@ class Columns(Attributes):
 
     def known(self, name: str, what: str) -> Line:
         if not self.row.has(name):
-            raise UserError(f"{self.source.path}: no {what} {name!r}. {nearest(name, self.row.columns)}")
+            raise absent(what, name, self.row.columns)
         return self.line(name)
+
+
+def absent(what: str, name: str, known: Collection[str]) -> BadRow:
+    """A name that the user wrote and the row does not have."""
+    why = f"no {what} {name!r}. {nearest(name, known)} Give it"
+    if not known:
+        why = f"{what} is set to {name!r}, but the row has no attributes; leave it out, give them"
+    return BadRow(f"no {what} {name!r}", why)
 
 
 def mapping(row: Row, column: str) -> Mapping[Any, Any]:

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmpo.data import texts
-from mmpo.data.attributes import Attributes, Line, means
+from mmpo.data.attributes import Attributes, Line, absent, means
 from mmpo.data.prompts import split_prompt
 from mmpo.data.rows import BadRow, Row, number, response
-from mmpo.data.schemas import Schema, refuse_attributes
+from mmpo.data.schemas import Schema, note_unread, refuse_attributes
 from mmpo.data.source import Source
 from mmpo.data.statements import ensemble
-from mmpo.errors import UserError, nearest
 from mmpo.types import Datum, Judgement, Text
 
 ULTRAFEEDBACK_GRADES = ("overall_score", "fine-grained_score")
@@ -34,8 +33,7 @@ class Aspects(Attributes):
         if name in ULTRAFEEDBACK_GRADES and name not in self.found:
             return tuple(number(_field(entry, name, where), f"{where}.{name}") for where, entry in self.entries)
         if name not in self.found:
-            every = (*ULTRAFEEDBACK_GRADES, *self.found)
-            raise UserError(f"{self.source.path}: no {what} {name!r}. {nearest(name, every)}")
+            raise absent(what, name, (*ULTRAFEEDBACK_GRADES, *self.found))
         return self.line(name)
 
     def _rating(self, entry: Any, name: str, where: str) -> float | None:
@@ -60,6 +58,8 @@ def ultrafeedback(row: Row, source: Source) -> Datum:
     aspects = Aspects(row, source)
     grades = aspects.grades(source.weights or {ULTRAFEEDBACK_GRADES[0]: 1.0})
     attributes = aspects.asked() if source.attributes else {}
+    if source.grade is None and not source.attributes:
+        note_unread(row, aspects.found)
     return Datum("", row.prompt("instruction"), responses, grades, attributes=attributes)
 
 

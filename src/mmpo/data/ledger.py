@@ -19,7 +19,7 @@ SCORED = frozenset({"model_scores", "model_margins", "model_p", "model_scores_by
 
 _FEEDBACK = re.compile(
     r"score|rating|vote|margin|^rank|_rank|weight|^p_|_p_|prefer|label|grade|reward|winner|helpful|strength"
-    r"|^annotator(_id)?$|rationale|rollout|variant|marks$|contrast",
+    r"|^annotator(_id)?$|rationale|rollout|variant|marks$|contrast|attributes$",
     re.I,
 )
 

@@ -5,7 +5,7 @@ The shapes of well-known hub data sets are in ``hub_schemas``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -113,21 +113,33 @@ def responses_row(row: Row, source: Source) -> Datum:
     by_annotator = _annotator_grades(row, source, n)
     grades, ranked = _grades(row, source, attributes, by_annotator, n)
     stated = first_against_second(row, source, n, grades is not None) + pairwise(row, n) + judgements(row, n)
-    contrasted = row.states("contrasts") and row.items("contrasts")
-    if grades is None and not stated and not contrasted and source.feedback == "required":
-        if row.has("preferred"):
-            raise BadRow("no majority", "preferred is null and nothing else is stated; give votes or a preference")
-        seen = ", ".join(sorted(row.columns - row.used)) or "none"
-        raise BadRow(
-            "no feedback",
-            f"there is no feedback; give scores, ranks, votes, p_first, preferred or pairwise (other columns: {seen})",
-        )
+    if grades is None and not stated and not (row.states("contrasts") and row.items("contrasts")):
+        _check_silent(row, source)
     said = Datum("", prompt, responses, grades, pairs(row, n), stated, by_annotator, ranked=ranked, about=about)
     if attributes is not None:
         said = replace(said, attributes=attributes.asked())
-    note_unread(row, {*PEOPLE} - source.left)
+    note_unread(row, row.stated.intersection(PEOPLE) - source.left - row.used)
     _only_answers(said)
     return complete(row, said)
+
+
+def _check_silent(row: Row, source: Source) -> None:
+    """Raise UserError or BadRow where a row compares nothing and must. Its attributes say nothing without a weight."""
+    graded = {column: mapping(row, column) for column in PEOPLE if column not in source.left and row.states(column)}
+    if source.feedback == "optional":
+        return
+    for column, table in graded.items():
+        raise UserError(
+            f"{source.path}: the rows have {column} and no scores; set grade to one of: {', '.join(sorted(table))}; or "
+            "to a weight for each of several, as {name: 0.5}"
+        )
+    if row.has("preferred"):
+        raise BadRow("no majority", "preferred is null and nothing else is stated; give votes or a preference")
+    seen = ", ".join(sorted(row.columns - row.used)) or "none"
+    raise BadRow(
+        "no feedback",
+        f"there is no feedback; give scores, ranks, votes, p_first, preferred or pairwise (other columns: {seen})",
+    )
 
 
 def _only_answers(datum: Datum) -> None:
@@ -142,8 +154,6 @@ def _grades(
 ) -> tuple[Line | None, bool]:
     """One grade a response, and whether it is a rank."""
     if source.weights is not None and attributes is not None:
-        if not attributes.tables:
-            refuse_attributes(source, "these rows have no attributes")
         return attributes.grades(source.weights), False
     if row.has("scores"):
         return _maybe(row, "scores", n), False
@@ -152,13 +162,6 @@ def _grades(
     if by_annotator:
         row.note("no scores: the grade of a response is the mean over its annotators")
         return means(by_annotator.values()), False
-    for column in PEOPLE if source.feedback == "required" else ():
-        if row.states(column):
-            known = ", ".join(sorted(mapping(row, column)))
-            raise UserError(
-                f"{source.path}: the rows have {column} and no scores; set grade to one of: {known}; or to a weight "
-                "for each of several, as {name: 0.5}"
-            )
     return None, False
 
 
@@ -211,6 +214,8 @@ def one_response(row: Row, source: Source) -> Datum:
             why = "there is no score, rating or helpfulness; give one, or set grade to its column"
             raise BadRow("no feedback", why)
         grades: Line = (row.number(name),)
+        if not source.attributes:
+            note_unread(row, row.stated.intersection(HELPSTEER2) - source.left - row.used)
     else:
         grades = attributes.grades(weights)
     return Datum(
@@ -225,10 +230,10 @@ def one_response(row: Row, source: Source) -> Datum:
 # ---------------------------------------------------------------------------------------------- shared
 
 
-def note_unread(row: Row, names: Iterable[str]) -> None:
-    """Tell that attributes in these columns are read by nobody."""
-    if unread := sorted(row.stated.intersection(names) - row.used):
-        row.note(f"graded attributes that are not read: {', '.join(unread)}; set attributes: all to read them")
+def note_unread(row: Row, names: Collection[str]) -> None:
+    """Tell that these attributes are read by nobody."""
+    if names:
+        row.note(f"graded attributes that are not read: {', '.join(sorted(names))}; set attributes: all to read them")
 
 
 def refuse_attributes(source: Source, why: str) -> None:
@@ -240,7 +245,8 @@ def refuse_attributes(source: Source, why: str) -> None:
 
 SCHEMAS = (
     Schema("preference pair", frozenset({"chosen", "rejected"}), preference_pair),
-    Schema("prompt and responses", frozenset({"responses"}), responses_row),
+    # What a grade beside them sums up; where nobody reads them, a note says so.
+    Schema("prompt and responses", frozenset({"responses"}), responses_row, frozenset(PEOPLE)),
     # Of several attributes one is taken, which ``grade`` may name.
     Schema("one graded response", frozenset({"prompt", "response"}), one_response, frozenset({"helpfulness"})),
 )
