@@ -25,7 +25,7 @@ from mmpo.models.load import check_length, load_config, load_preference_model
 from mmpo.models.outputs import STATE, OutputsReader, check_prompts, stored_state
 from mmpo.models.packed import Layout
 from mmpo.models.quantized import Quantized
-from mmpo.run.record import read_record
+from mmpo.run.record import read_record, run_of
 from mmpo.types import Datum, Reader, Score, nested
 
 READ_AS: dict[str, type[Score]] = {
@@ -82,7 +82,7 @@ class Scorer:
         Raises:
             UserError: where the model cannot be read so, with the reason.
         """
-        run = Path(name).parent if Path(name).name.startswith("checkpoint-") else Path(name)
+        run = run_of(name)
         record = read_record(run)
         if record.get("status") == "started" and not (Path(name) / "config.json").exists():
             raise UserError(
@@ -189,7 +189,7 @@ def _layout(model: Any, tokenizer: Any, most: Layout = "shared") -> Layout:
 def _base(name: str, record: dict[str, Any]) -> str | None:
     """The model that a run started from; where its folder is not found from here, as it lies from the run's folder."""
     base: str | None = record.get("base_model")
-    near = Path(name) / (record.get("base_folder") or "")
+    near = run_of(name) / (record.get("base_folder") or "")
     return str(near) if record.get("base_folder") and not Path(base or "").is_dir() and near.is_dir() else base
 
 

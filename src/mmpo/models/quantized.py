@@ -13,14 +13,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from transformers import BitsAndBytesConfig, TrainingArguments
 
 from mmpo.errors import UserError
-from mmpo.run.record import read_record
+from mmpo.run.record import read_record, run_of
 
 Bits = Literal["4bit", "8bit"]
 
@@ -50,8 +49,7 @@ class Quantized:
     @classmethod
     def recorded(cls, name: str) -> Quantized | None:
         """How the base of a run was quantised, from the run's folder or that of a checkpoint; else None."""
-        folder = Path(name).parent if Path(name).name.startswith("checkpoint-") else Path(name)
-        said: Mapping[str, Any] | None = read_record(folder).get("quantize")
+        said: Mapping[str, Any] | None = read_record(run_of(name)).get("quantize")
         return None if said is None else cls(**said)
 
     def record(self) -> dict[str, str]:

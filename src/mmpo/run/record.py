@@ -58,6 +58,11 @@ def check_folder(folder: Path, identity: dict[str, Any]) -> None:
     )
 
 
+def run_of(model: str | Path) -> Path:
+    """The folder of the run that a model is of: of a checkpoint the one that holds it, else the model's own."""
+    return Path(model).parent if Path(model).name.startswith("checkpoint-") else Path(model)
+
+
 def read_record(folder: str | Path) -> dict[str, Any]:
     """The run.json of a folder; empty where there is none."""
     path = Path(folder) / "run.json"

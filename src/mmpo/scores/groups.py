@@ -12,7 +12,7 @@ from torch.nn.functional import logsigmoid
 from mmpo.errors import UserError
 from mmpo.matrix import between, pair_count
 from mmpo.objectives import Logistic
-from mmpo.scores.people import with_anybody
+from mmpo.scores.people import of_voice, with_anybody
 from mmpo.types import Evidence, Method, Objective, Reading, Score, Target, inside, nested
 
 ROUTER = "router"
@@ -237,7 +237,7 @@ class OfGroup(Remembered):
     def log_weights(self, reading: Reading) -> Tensor:
         losses = reading.tables[LOSSES]
         least = (losses == losses.amin(-1, keepdim=True)).to(reading.require("outputs").dtype)
-        return of_voice(with_anybody(least / least.sum(-1, keepdim=True)), reading).log()
+        return of_voice(with_anybody(least / least.sum(-1, keepdim=True)), reading.who).log()
 
 
 @dataclass(frozen=True)
@@ -276,9 +276,4 @@ class Hedged(Remembered):
     def log_weights(self, reading: Reading) -> Tensor:
         losses = reading.tables[LOSSES]
         known = losses * (torch.arange(len(losses), device=losses.device) > 0)[:, None]
-        return (self.of.log_weights(reading) - self.eta * of_voice(known, reading)).log_softmax(-1)
-
-
-def of_voice(table: Tensor, reading: Reading) -> Tensor:
-    """The rows of a table of voices that belong to those of a reading, [voices, ...] -> [B or 1, ...]."""
-    return table[:1] if reading.who is None else table[reading.who]
+        return (self.of.log_weights(reading) - self.eta * of_voice(known, reading.who)).log_softmax(-1)

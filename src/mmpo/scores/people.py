@@ -28,14 +28,18 @@ def with_anybody(own: Tensor) -> Tensor:
     return torch.cat([own[1:].mean(0, keepdim=True), own[1:]]) if len(own) > 1 else own
 
 
+def of_voice(table: Tensor, who: Tensor | None) -> Tensor:
+    """The rows of a table of voices that belong to these [B], or to anybody: [voices, ...] -> [B or 1, ...]."""
+    return table[:1] if who is None else table[who]
+
+
 def person_weights(table: Tensor, who: Tensor | None, temp: float = 1.0) -> Tensor:
     """Logits [voices, K] -> convex weights [B, K] of each row's voice, softmax(logits / temp).
 
     Anybody, number 0 or who = None, has the mean weights of the voices with a name (``with_anybody``). Where nobody is
     told apart it is one row, [1, K], for all.
     """
-    weights = with_anybody(torch.softmax(table / temp, -1))
-    return weights[:1] if who is None else weights[who]
+    return of_voice(with_anybody(torch.softmax(table / temp, -1)), who)
 
 
 @dataclass(frozen=True)
