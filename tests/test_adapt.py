@@ -168,6 +168,8 @@ def test_many_people_are_told_in_short_and_more_may_follow(pal, tmp_path, capsys
     assert run("adapt", tmp_path / "first", rows, "--out", tmp_path / "second") == 0
     assert "placed 1 people beside 25" in capsys.readouterr().out
     is_the_same_but_for(22, pal, tmp_path / "second", {"heads.tables.people.weight"})
+    told = json.loads((tmp_path / "second" / "run.json").read_text())["adapted"]
+    assert [person["name"] for person in told] == [*sorted(many), "eve"]
     scored = Scorer.load(str(tmp_path / "second"))(said("eve", "red", THINGS[8:9]))
     (red, blue), (hers, other) = scored.view("person 20").rewards[0], scored.view("eve").rewards[0]
     assert red > blue and hers < other

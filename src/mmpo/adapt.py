@@ -24,7 +24,7 @@ from mmpo.evaluate.scoring import Scorer
 from mmpo.models.outputs import STATE, stored_state
 from mmpo.placing import Labels, fitted, grown, labels_of, newcomers, remembered, with_rows
 from mmpo.run.provenance import saved_weights
-from mmpo.run.record import read_record, write_memory, write_record
+from mmpo.run.record import read_record, run_of, write_memory, write_record
 from mmpo.targets import Hard
 from mmpo.types import Datum, Score, Target
 from mmpo.types.method import nested
@@ -169,7 +169,7 @@ def check_out(model: Path, out: Path) -> None:
     """Raise UserError where ``model`` is no folder or a checkpoint, or ``out`` holds anything."""
     if not model.is_dir():
         raise UserError(f"{model} is no folder, and new people are placed beside the model's own; save it to one first")
-    if model.resolve().name.startswith("checkpoint-"):
+    if run_of(model.resolve()) != model.resolve():
         raise UserError(
             f"{model} is a checkpoint of a run that may go on; new people are placed in the model that the run ends "
             "with, so train it to its end and give its own folder"
@@ -191,7 +191,8 @@ def save_adapted(model: Path, out: Path, made: Adaptation) -> list[str]:
     _write_state(model, draft, made)
     made.vocabulary.write(draft)
     if record := read_record(model):
-        write_record(draft, {**record, **_news(record, model, out, draft), "adapted": list(map(asdict, made.people))})
+        adapted = [*record.get("adapted", []), *map(asdict, made.people)]
+        write_record(draft, {**record, **_news(record, model, out, draft), "adapted": adapted})
     for path in draft.iterdir():
         path.replace(out / path.name)
     draft.rmdir()
