@@ -261,6 +261,13 @@ def test_an_attribute_that_is_no_probability_takes_no_logit() -> None:
         rescale([d], "logit")
 
 
+def test_an_attribute_that_nobody_was_graded_on_is_as_long_as_the_others(read: Read) -> None:
+    rows = [{**ASKED, "scores": [2, 1], "attributes": {"truth": [None, None], "style": [1, 2]}} for _ in range(2)]
+    rows[1]["responses"] = [ASKED["responses"][0], "Far."]
+    ((both,), _) = merge(read(*rows, attributes=["truth", "style"]).data)
+    assert both.attributes == {"truth": (None, None, None), "style": (1, 2, 2)}
+
+
 def test_attributes_that_a_method_does_not_read_are_counted(tmp_path: Path) -> None:
     d = Datum("1", "Q?", ("a", "b"), (1, 2), attributes={"truth": (5, 1), "style": (1, 1)})
     (bare,), gone = without_idle([d], build("mmpo"))

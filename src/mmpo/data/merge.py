@@ -154,7 +154,8 @@ def _join(rows: Sequence[Datum], counts: Counter[str]) -> Datum:
     def lines(field: str) -> dict[str, tuple[float | None, ...]]:
         each: list[Mapping[str, tuple[float | None, ...]]] = [getattr(d, field) for d in rows]
         names = dict.fromkeys(name for one in each for name in one)
-        return {n: _joined_grades([one.get(n) for one in each], at, len(responses), counts) or () for n in names}
+        none = (None,) * len(responses)
+        return {n: _joined_grades([one.get(n) for one in each], at, len(responses), counts) or none for n in names}
 
     return replace(
         first,

@@ -207,7 +207,7 @@ def dedupe(data: Iterable[Datum]) -> tuple[list[Datum], int]:
     for d in data:
         said = (texts.key(d.prompt), names(d), d.grades, d.pairs, d.judgements, d.contrasts)
         lines = sorted(d.annotator_grades.items()), sorted(d.attributes.items())
-        seen.setdefault(repr((*said, *lines, d.weight, d.split, d.ranked)), d)
+        seen.setdefault(repr((*said, *lines, d.weight, d.split, d.subset, d.ranked)), d)
     return list(seen.values()), len(data) - len(seen)
 
 
