@@ -373,6 +373,12 @@ def test_a_decoder_that_cannot_be_packed_is_read_padded(make: Callable[..., Any]
     assert_reads_as_alone(model, bare, (True,))
 
 
+def test_a_model_without_a_head_is_left_as_it_was(tiny_policy: Callable[..., Any]) -> None:
+    model = tiny_policy().model
+    assert packed.enable(model, WORDS) == ("padded", "it has no head, whose numbers the trial compares")
+    assert "forward" not in vars(model) and model not in list(model.children())
+
+
 @pytest.mark.parametrize("family", PAIRS_REFUSED)
 def test_an_encoder_that_cannot_be_packed_is_read_padded(family: str) -> None:
     config, reason = PAIRS_REFUSED[family]

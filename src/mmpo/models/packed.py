@@ -250,6 +250,8 @@ def unfit(inner: Any) -> str | None:
         return "its attention does not go through the attention interface of transformers"
     if inner.config.is_encoder_decoder:
         return "it has an encoder and a decoder"
+    if inner.base_model is inner:
+        return "it has no head, whose numbers the trial compares"
     unknown = set(getattr(inner.config.get_text_config(), "layer_types", None) or ()) - LAYERS
     return f"it has layers of type {', '.join(sorted(unknown))}" if unknown else None
 
