@@ -375,7 +375,7 @@ def test_a_decoder_that_cannot_be_packed_is_read_padded(make: Callable[..., Any]
 
 def test_a_model_without_a_head_is_left_as_it_was(tiny_policy: Callable[..., Any]) -> None:
     model = tiny_policy().model
-    assert packed.enable(model, WORDS) == ("padded", "it has no head, whose numbers the trial compares")
+    assert packed.enable(model, WORDS) == ("padded", "it has no head, or a backbone of another name than usual")
     assert "forward" not in vars(model) and model not in list(model.children())
 
 
