@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -315,6 +316,7 @@ def test_weights_are_drawn_from_the_simplex_with_a_seed() -> None:
 
 def test_what_cannot_be_weighted_is_counted() -> None:
     lacking = Datum("8", "Q?", ("a", "b", "c"), attributes={"help": (1.0, 1.0, None), "length": (0.0, 0.0, 1.0)})
+    lacking = replace(lacking, annotator_grades={"Ann": (1.0, 2.0, None)})
     none = Datum("9", "Q?", ("a", "b"), (1.0, 2.0))
     made, counts = add_weights([lacking, none], [{"help": 1.0}])
     assert [d.grades for d in made] == [(1.0, 1.0, None)]
@@ -324,6 +326,7 @@ def test_what_cannot_be_weighted_is_counted() -> None:
         "answers that lack an attribute left ungraded": 1,
         "comparisons that tie under their weights": 1,
         "weightings with fewer than two graded answers skipped": 1,
+        "grades of annotators dropped": 1,
     }
 
 
@@ -359,6 +362,8 @@ def test_mmpo_build_weighted(tmp_path: Path, capsys: Any) -> None:
     assert [d.grades for d in load(out).data] == [(4.5, 4.5), (1, 2)]
     assert run("--weights", "5", "--seed", "2", "--attributes", "truth")[0] == 0
     assert [d.prompt for d in load(out).data] == ["What counts in your answer: truth 1.\n\nWhere is Paris?"] * 5
+    code, said = run("--grade", "truth")
+    assert code == 2 and "--grade is set, and build weighted makes the grades" in said
     for wrong, message in (([{"truth": "x"}], "truth is"), ([{}], "has no weight")):
         code, said = run("--weights", rows_file(tmp_path, wrong, "w.jsonl"))
         assert code == 2 and message in said

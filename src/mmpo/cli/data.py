@@ -161,6 +161,8 @@ def build(
     if kind == "weighted":
         from mmpo.data.weighted import weightings
 
+        if rows.grade is not None:
+            raise UserError("--grade is set, and build weighted makes the grades of attributes; leave it out")
         sources = replace(rows, attributes=rows.attributes or "all").sources(data, feedback="optional")
         options["weights"] = int(weights) if weights and weights.isdigit() else weightings(weights) if weights else None
     elif weights is not None:

@@ -64,8 +64,9 @@ def add_weights(
 
     Returns:
         The data and the counts "data in", "data out", "comparisons that tie under their weights" (kept, p = 1/2),
-        "answers that lack an attribute left ungraded", "weightings with fewer than two graded answers skipped", and
-        "statements about pairs dropped" (votes, gaps and contrasts speak of no weights).
+        "answers that lack an attribute left ungraded", "weightings with fewer than two graded answers skipped",
+        "statements about pairs dropped" (votes, gaps and contrasts speak of no weights), and likewise "grades of
+        annotators dropped".
 
     Raises:
         UserError: an attribute that no datum has, no attributes at all, or a seed where nothing is drawn.
@@ -87,6 +88,7 @@ def add_weights(
         counts["answers that lack an attribute left ungraded"] += ungraded
         counts["comparisons that tie under their weights"] += sum(map(ties, kept))
         counts["statements about pairs dropped"] += len(d.judgements) + len(d.contrasts)
+        counts["grades of annotators dropped"] += len(d.annotator_grades)
         out += kept
     if not out:
         raise UserError("no two answers to a prompt have all attributes of a weighting; name fewer attributes")
