@@ -247,6 +247,7 @@ def test_what_was_said_by_hand(tiny_tokenizer: Any) -> None:
         "rollout": 8,
         "variant": 4,
         "variant_of_worse": 4,
+        "voice_grades": 2 + 3 + 4 + 2 + 4,
     }
     assert told.stated.voices == {1, 2, 3} and told.stated.degree == 2.0
     again = Stated.of(json.loads(json.dumps(told.stated.as_dict())))

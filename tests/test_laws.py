@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mmpo.matrix import between, inner
 from mmpo.methods import CATALOGUE, build
-from mmpo.objectives import Logistic, Nothing
+from mmpo.objectives import ListOdds, Logistic, Nothing
 from mmpo.regularizers import MeanImitation
 from mmpo.scores import LogRatio, MeanLogRatio
 from mmpo.targets import BradleyTerry, Flip, Hard, Posterior, SmoothUnsure, Unflip, Votes
@@ -208,6 +208,8 @@ def test_a_step_from_no_opinion_agrees_with_the_people(method, k, source, make_e
         pytest.skip("disagreement costs nothing; the step through the regularisers is tested below")
     if rises(method):
         pytest.skip("its price rises with M at M = 0")
+    if source is voted and k > 3 and method.objective == ListOdds():
+        pytest.skip("it hears the odds against the best response, and votes that form no line contradict them")
     evidence = informed(method, source(make_evidence, 4, k))
     m = torch.zeros_like(evidence.weight, requires_grad=True)
     p = method.target(evidence, m.detach())
@@ -251,9 +253,7 @@ def test_the_logistic_price_is_proper(target, k, make_evidence):
 
 
 @every_k
-@pytest.mark.parametrize(
-    "name", MATCHING
-)
+@pytest.mark.parametrize("name", MATCHING)
 def test_margin_matching_ends_where_the_margin_is_matched(name, k, make_evidence, make_reading):
     """The gradient is zero at M = gamma (q_i - q_j), and nowhere near it."""
     method, evidence, reading = METHODS[name], make_evidence(4, k, weighted=True), make_reading(4, k)

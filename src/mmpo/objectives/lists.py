@@ -164,7 +164,8 @@ class ListOdds(Objective):
     and its gradient that of the paper's update sum_i (w_i - b_i) (-log pi_i), b = softmax(s). At the optimum every
     M_ij = gamma (q_i - q_j), as under ``Logistic``; away from it a wrong response counts by its share of the list.
     Odds are those against the best response, the one whose mean log-odds are highest; for a response that was never
-    compared with it, they are of these means, which is no longer exact. Limits: K = 2 is ``Logistic`` less the entropy
+    compared with it, they are of these means, which is no longer exact. Votes that form no line have other odds between
+    the rest, and those are not heard. Limits: K = 2 is ``Logistic`` less the entropy
     of P.
     Relations: ``ListNet`` has shares that are mean win probabilities, which are flatter.
     """

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmpo.matrix import between, inner, pair_count
-from mmpo.types.evidence import Evidence
+from mmpo.types.evidence import Evidence, Voices
 from mmpo.types.reading import Reading
 
 CLOSE = frozenset({"tokens", "features", "degree", "token_weights", "activation_weights"})
@@ -265,6 +265,9 @@ class Method:
         rows = len(who) // len(evidence)
         share = pair_count(each.weight) / pair_count(evidence.weight).clamp_min(1).repeat(rows)
         each = replace(each, weight=each.weight * share[:, None, None])
+        # Of each row one voice, so that targets and regularizers that ask for voices still know whose it is.
+        alone = (value[:, None] for value in (who, each.quality, each.votes, each.stated, each.weight))
+        each = replace(each, voices=Voices(*alone))
         return each, replace(reading.repeat(rows), who=who, tables={**reading.tables, **evidence.memory})
 
     def __call__(self, evidence: Evidence, reading: Reading) -> Outcome:
@@ -277,7 +280,8 @@ class Method:
             name = type(r).__name__.lower()
             terms[name] = terms.get(name, 0) + c * r(p, evidence, reading)
         losses = self.objective(p, m, evidence) + sum(terms.values())
-        losses = losses.view(-1, data).sum(0)
+        # What single voices cost stands one voice after the other; no data have no voices either.
+        losses = losses.view(-1, data).sum(0) if data else losses
         said = self.target.said(evidence)
         watched = self.score.watched(reading)
         return Outcome(losses.mean(), losses, p, m, self.score.rewards(reading), said, terms, watched)
