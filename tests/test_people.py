@@ -16,7 +16,7 @@ from mmpo.methods import build
 from mmpo.objectives import Hinge, Logistic
 from mmpo.scores import Given, IdealDirection, IdealPoint
 from mmpo.scores.people import PEOPLE, person_weights, with_anybody
-from mmpo.targets import BradleyTerry, Hard
+from mmpo.targets import BradleyTerry, Hard, Posterior
 from mmpo.types import Evidence, Method, Reading, Voices
 
 D = torch.float64
@@ -191,6 +191,21 @@ def test_prototypes_are_facets_and_weights_say_how_much_each_counts():
         torch.testing.assert_close(method.score.rewards(own), facets[..., n])
         torch.testing.assert_close(method.score.weights(own), torch.eye(3, dtype=D)[n].expand(5, 3))
     assert method.score.named(3, []) == ["prototype 1", "prototype 2", "prototype 3"]
+
+
+def test_a_target_still_knows_who_speaks_where_rows_are_of_one_voice():
+    """Trust is learned of each person, and used of the same."""
+    method = replace(build("pal_b"), target=Posterior(Hard()))
+    evidence = said_by(torch.tensor([1, 2]), torch.tensor([True, False]))
+    reading = random(method, voices=3, b=2)
+    learned = method.remember(method.memory(3), method.observe(evidence, reading))["reliability"]
+    start = method.memory(3)["reliability"]
+    assert learned[0] == start[0] and learned[1] != start[1] and learned[2] != start[2]
+    trusted = replace(evidence, memory={"reliability": torch.tensor([0.9, 0.9, 0.1])})
+    alike = replace(evidence, memory={"reliability": torch.tensor([0.9, 0.9, 0.9])})
+    first, second = (method(told, reading).p for told in (trusted, alike))
+    torch.testing.assert_close(first[0], second[0])
+    assert not torch.allclose(first[1], second[1])
 
 
 def test_what_everybody_said_is_priced_in_their_own_view():
