@@ -91,6 +91,33 @@ def test_two_processes_train_like_one(divided: bool, tiny: Path) -> None:
         assert (weight - together[name]).abs().max() < 1e-4, name
 
 
+@pytest.mark.slow
+def test_two_processes_learn_the_same_beside_the_model(tiny: Path) -> None:
+    """Rows of people and heads on the prompt by gradients of both processes, a memory by what both observed."""
+    rows = [json.loads(line) for line in (tiny / "rows.jsonl").read_text().splitlines()]
+    people = ("ann", "bob", "cy")
+    for n, row in enumerate(rows):
+        scores = row.pop("scores")
+        row["annotators"] = [people[n % 3], people[(n + 1) % 3]]
+        row["annotator_scores"] = [scores, [1 - score for score in scores]]
+    named = tiny / "people.jsonl"
+    named.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    method = {"name": "pal_b", "target": {"Posterior": {"of": "Hard", "price": "Logistic"}}}
+    found = []
+    for processes in (1, 2):
+        name = f"people-{processes}"
+        keys: dict[str, Any] = {"data": str(named), "method": method, "head_learning_rate": 1e-2}
+        made = recipe(tiny, name, processes, 4, evaluate=False, **keys)
+        done = run(made, processes)
+        assert done.returncode == 0, done.stderr[-3000:]
+        folder = tiny / "runs" / name
+        found.append({**load_file(folder / "model.safetensors"), **load_file(folder / "method_state.safetensors")})
+    alone, together = found
+    assert alone.keys() == together.keys() >= {"heads.tables.people.weight", "memory.reliability"}
+    for key, value in alone.items():
+        assert (value - together[key]).abs().max() < 1e-4 * value.abs().max().clamp_min(1), key
+
+
 COUNTING = """
 import os
 from pathlib import Path
