@@ -334,6 +334,9 @@ def _traded(line: dict[str, Any]) -> list[float]:
     ("method", "more", "message"),
     [
         ("helpsteer2", {"voice_weights": {"verbose": 1}}, "no voice 'verbose'. Did you mean 'verbosity'"),
+        ("helpsteer2", {"voice_weights": {"verbosity": 0}}, "all weights are 0, and so every reward would be"),
+        ("helpsteer2", {"voice_weights": {"verbosity": float("nan")}}, "the weight of 'verbosity' is nan"),
+        ("helpsteer2", {"head_learning_rate": float("inf")}, "head_learning_rate: Input should be a finite number"),
         ("mmpo_reward", {"voice_weights": {"verbosity": 1}}, "Given weighs no voices; leave it out"),
     ],
 )

@@ -108,7 +108,7 @@ class Recipe(BaseModel):
     statistics: list[Literal["entropy", "hits"]] = []
     voices: Literal["annotators", "attributes", "subsets"] | None = None
     voice_weights: dict[str, float] | None = Field(default=None, min_length=1)
-    head_learning_rate: float | None = Field(default=None, gt=0)
+    head_learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     lora: dict[str, Any] | None = None
     quantize: Bits | None = None
     shape: Shape = Shape()

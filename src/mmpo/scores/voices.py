@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -75,12 +76,17 @@ def weighed(method: Method, numbers: Mapping[str, int], weights: Mapping[str, fl
         numbers: the voices that the run tells apart, and the number of each from 1.
 
     Raises:
-        UserError: a method that weighs no voices, or a voice that there is not.
+        UserError: a method that weighs no voices, a voice that there is not, a weight that is no finite number, or none
+            but zeros.
     """
     if not isinstance(method.score, WeightedVoices):
         raise UserError(f"voice_weights is given, and {type(method.score).__name__} weighs no voices; leave it out")
     for name in weights:
         if name not in numbers:
             raise UserError(f"voice_weights: there is no voice {name!r}. {nearest(name, numbers)}")
+        if not math.isfinite(weights[name]):
+            raise UserError(f"voice_weights: the weight of {name!r} is {weights[name]}; give a finite number")
+    if not any(weights.values()):
+        raise UserError("voice_weights: all weights are 0, and so every reward would be; give one that is not")
     weighting = tuple(float(weights.get(name, 0.0)) for name in sorted(numbers, key=lambda name: numbers[name]))
     return replace(method, score=replace(method.score, weighting=weighting))
