@@ -127,6 +127,7 @@ def test_a_written_datum_is_read_again(read: Read) -> None:
         ({"scores": [1, 2]}, {"grade": {"a": 1}}, "grade is set to 'a', but the row has no attributes; leave it out"),
         ({"scores": [1, 2]}, {"attributes": "some"}, "attributes is 'some'; give all, or a list of names"),
         ({"scores": [1, 2]}, {"grade": {}}, "grade names no attribute"),
+        ({"scores": [1, 2]}, {"grade": {"a": 0}}, "grade gives all attributes the weight 0"),
         ({"scores": [1, 2]}, {"grade": {"a": "1"}}, "grade gives 'a' the weight '1'; give a finite number"),
         ({"attributes": {"truth": [1, 2]}}, {}, "set grade to one of: truth; or to a weight for each of several"),
     ],

@@ -112,6 +112,15 @@ def test_labels_by_hand() -> None:
     assert transfer_preferences(plan, z) == pytest.approx(np.array([[0.5, 0.8], [0.2, 0.5]]))
 
 
+def test_certain_labels_stay_probabilities_whatever_the_rounding() -> None:
+    """Two good points and two bad ones, each the image of several: sums in another order differ."""
+    draw = np.random.default_rng(0)
+    z = np.heaviside(np.subtract.outer([1, 1, 1, 0, 0, 0], [1, 1, 1, 0, 0, 0]), 0.5)
+    for _ in range(20):
+        found = transfer_preferences(np.kron(np.eye(2), draw.random((3, 2))), z)
+        assert found[:2, 2:] == pytest.approx(1) and found.min() >= 0 and found.max() <= 1
+
+
 def test_a_plan_that_knows_nothing_tosses_coins_and_labels_stay_probabilities() -> None:
     draw = np.random.default_rng(8)
     z = draw.random((6, 6))

@@ -95,6 +95,8 @@ class Source:
             number = isinstance(weight, int | float) and not isinstance(weight, bool)
             if not isinstance(name, str) or not number or not math.isfinite(weight):
                 raise UserError(f"{self.path}: grade gives {name!r} the weight {weight!r}; give a finite number")
+        if not any(self.grade.values()):
+            raise UserError(f"{self.path}: grade gives all attributes the weight 0; give one of them another")
 
     @property
     def weights(self) -> dict[str, float] | None:

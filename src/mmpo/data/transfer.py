@@ -108,7 +108,8 @@ def transfer_preferences(plan: ArrayLike, z: ArrayLike) -> Array:
     mass = t.sum(0)
     if not (mass > 0).all():
         raise UserError("a target point without mass gets no label; give every point some")
-    return (t.T @ z @ t) / np.outer(mass, mass)
+    # Sums in another order may pass 0 and 1 by a rounding error, and no probability does.
+    return np.asarray(((t.T @ z @ t) / np.outer(mass, mass)).clip(0, 1))
 
 
 def transfer(
