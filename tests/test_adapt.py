@@ -19,6 +19,7 @@ from mmpo.adapt import target_of
 from mmpo.batch import Vocabulary
 from mmpo.cli import main
 from mmpo.data.write import to_row
+from mmpo.errors import UserError
 from mmpo.evaluate.recorded import part_record
 from mmpo.evaluate.scoring import Scorer
 from mmpo.models.outputs import STATE
@@ -286,6 +287,13 @@ def test_a_model_of_nobody_has_no_places(base, tmp_path, capsys):
     new = file_of(tmp_path, "new.jsonl", said("eve", "red", THINGS[:2]))
     assert run("adapt", model, new, "--out", tmp_path / "out") == 2
     assert "name none of the annotators" in capsys.readouterr().err
+
+
+def test_a_model_whose_people_lost_their_names_is_not_read(pal, tmp_path):
+    shutil.copytree(pal, tmp_path / "model")
+    (tmp_path / "model" / "voices.json").unlink()
+    with pytest.raises(UserError, match=r"voices.json with 0 names, and method_state.safetensors \(people\)"):
+        Scorer.load(str(tmp_path / "model"))
 
 
 # ---------------------------------------------------------------------------------------------- how rows are found

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from tqdm.auto import tqdm
 
 from mmpo import scores
 from mmpo.batch import Collator, Example, Limits, Vocabulary, encode_all
 from mmpo.batch.collate import READ_TOKENS
+from mmpo.batch.statements import VOCABULARY
 from mmpo.data.shape import only_answers
 from mmpo.errors import OnBadRow, UserError, nearest
 from mmpo.evaluate.recorded import KINDS, recorded_part
@@ -120,9 +120,9 @@ class Scorer:
         reader: Reader = RewardReader()
         if "outputs" in score.needs:
             heads, memory = stored_state(Path(name))
-            _check_state(name, score, self.voices, heads, memory)
-            check_prompts(model, [name for part in nested(score) for name in part.on_prompt(self.voices)])
             reader = OutputsReader(heads.to(_device()).requires_grad_(False), memory)
+            _check_state(name, score, self.voices, reader)
+            check_prompts(model, reader.on_prompt)
         return replace(self, model=model, reader=reader, score=score, layout=layout)
 
     def _with_policy(
@@ -218,15 +218,22 @@ def _score(name: str, task: str, record: dict[str, Any], read_as: str | None, be
     return part
 
 
-def _check_state(name: str, score: Score, voices: int, heads: nn.ModuleDict, memory: Mapping[str, Any]) -> None:
-    """Raise UserError where what a score reads beside the outputs does not lie beside the model."""
-    held = {*memory, *(key for kind in heads.values() for key in kind)}  # type: ignore[attr-defined]
+def _check_state(name: str, score: Score, voices: int, reader: OutputsReader) -> None:
+    """Raise UserError where what a score reads beside the outputs does not lie beside the model, or is of others."""
     parts = list(nested(score))
-    wanted = {key for part in parts for of in (part.tables, part.on_prompt, part.memory) for key in of(voices)}
-    if missing := sorted(wanted - held):
+    shapes = {key: tuple(shape) for part in parts for key, shape in part.tables(voices).items()}
+    shapes |= {key: tuple(value.shape) for part in parts for key, value in part.memory(voices).items()}
+    heads = {key for part in parts for key in part.on_prompt(voices)}
+    held = {key: tuple(value.shape) for key, value in reader.tables.items()}
+    if missing := sorted((shapes.keys() | heads) - (held.keys() | reader.on_prompt.keys())):
         raise UserError(
             f"model: {name} lacks what was learned beside it ({', '.join(missing)}), which its run left in {STATE}; "
             "copy that file there"
+        )
+    if other := sorted(key for key, shape in shapes.items() if held[key] != shape):
+        raise UserError(
+            f"model: {name} has {VOCABULARY} with {voices - 1} names, and {STATE} ({', '.join(other)}) is not of "
+            "these; copy both files from one run"
         )
 
 

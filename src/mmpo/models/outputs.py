@@ -89,6 +89,16 @@ class OutputsReader:
     memory: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
+    def tables(self) -> dict[str, Tensor]:
+        """The tables and the memory, as readings hold them."""
+        return {**{name: table.weight for name, table in self._held("tables").items()}, **self.memory}
+
+    @property
+    def on_prompt(self) -> dict[str, Any]:
+        """The heads on the prompt."""
+        return self._held("on_prompt")
+
+    @property
     def learned(self) -> dict[str, Tensor]:
         """All that it reads beside the model."""
         return state_of(self.heads, self.memory)
@@ -96,26 +106,24 @@ class OutputsReader:
     def __call__(self, model: Any, batch: Batch) -> Reading:
         said, of_prompt = self._said(model, batch)
         said = said.unsqueeze(-1) if said.dim() == 1 else said
-        tables = {name: table.weight for name, table in self._held("tables")}
         return Reading(
             mask=batch.evidence.mask,
             lengths=to_grid(batch.tokens.lengths, batch),
             outputs=to_grid(said, batch),
             of_prompt=of_prompt,
-            tables=tables | {name: value.to(said.device) for name, value in self.memory.items()},
+            tables={name: value.to(said.device) for name, value in self.tables.items()},
         )
 
     def _said(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """[N, D] outputs, or [N] where there is one, and what the heads say of each prompt."""
-        on_prompt = self._held("on_prompt")
         if not packed.is_enabled(model):
             return padded.scores(model, batch.tokens), {}
-        if not on_prompt:
+        if not self.on_prompt:
             return packed.scores(model, batch.tokens), {}
         said, states = packed.scores_and_prompts(model, batch.tokens)
         # The responses of a datum have one prompt; where they have their own, that of the first counts.
         prompts = to_grid(states, batch)[:, 0]
-        return said, {name: in_full(head, prompts) for name, head in on_prompt}
+        return said, {name: in_full(head, prompts) for name, head in self.on_prompt.items()}
 
-    def _held(self, kind: str) -> list[tuple[str, Any]]:
-        return list(self.heads[kind].items()) if kind in self.heads else []  # type: ignore[operator]
+    def _held(self, kind: str) -> dict[str, Any]:
+        return dict(self.heads[kind].items()) if kind in self.heads else {}  # type: ignore[operator]
