@@ -132,6 +132,9 @@ def test_each_context_is_a_row_and_rows_without_one_stay(tmp_path: Path) -> None
     assert [[j.p for j in d.judgements] for d in data] == [[1.0], [0.0], []]
     assert data[2].grades == (9.0, 1.0)
     assert counts == {"rows in": 2, "rows with contexts": 1, "contexts stated": 2, "rows without a context": 1}
+    shared = {**ROW, "contexts": [{**entry, "p": 0.5} for entry in ROW["contexts"]]}
+    _, again, counts = build_rows("contexts", written(tmp_path / "shares.jsonl", shared))
+    assert [d.prompt for d in again] == [d.prompt for d in data[:2]] and counts["shares p of contexts not read"] == 2
 
 
 def test_the_hub_layout(tmp_path: Path) -> None:
@@ -200,6 +203,9 @@ def test_wrong_options(tmp_path: Path) -> None:
         Contexts(template="Context:")
     with pytest.raises(UserError, match="give 'system' or 'user'"):
         Contexts(place="top")  # type: ignore[arg-type]
+    for option in ({"place": "user"}, {"template": "For {context}"}):
+        with pytest.raises(UserError, match=f"pooled writes none; leave {next(iter(option))} out"):
+            Contexts(pooled=True, **option)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="--degrees is no option of build contexts; it has template, place, pooled"):
         made(tmp_path, ROW, degrees=2)
 

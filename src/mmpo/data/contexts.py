@@ -129,7 +129,10 @@ class Contexts:
     points of ``scores``; ``p`` of a context is its share, equal ones where it is absent.
 
     Attributes:
-        counts: "rows in", "rows with contexts", "contexts stated", "rows without a context" (kept as they are).
+        counts: "rows in", "rows with contexts", "contexts stated", "rows without a context" (kept as they are), "shares
+            p of contexts not read" (without ``pooled``).
+
+    Raises UserError for a wrong template or place, and for one beside ``pooled``, which writes no context.
     """
 
     template: str = TEMPLATE
@@ -139,6 +142,9 @@ class Contexts:
 
     def __post_init__(self) -> None:
         contextual_prompt("", "", self.template, self.place)  # a wrong option before any row
+        for name, given, default in (("template", self.template, TEMPLATE), ("place", self.place, "system")):
+            if self.pooled and given != default:
+                raise UserError(f"{name} says how a context is written, and pooled writes none; leave {name} out")
 
     def source(self, source: Source) -> Source:
         """How the rows are read: as any others."""
@@ -174,6 +180,8 @@ class Contexts:
         if self.pooled:
             yield {**rest, **_mixed(stated)}
             return
+        if shares := sum(entry.get("p") is not None for entry in stated):
+            self.counts["shares p of contexts not read"] += shares
         for n, entry in enumerate(stated, 1):
             said = {k: v for k, v in entry.items() if k not in ("context", "p")}
             if twice := sorted(rest.keys() & said.keys()):
