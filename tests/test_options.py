@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import gc
 import inspect
 import json
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -148,12 +147,9 @@ def freeze(**given): calls["frozen"] = given["new_space_id"]
 
 
 @pytest.fixture(scope="module")
-def runs(base: dict[str, str], tmp_path_factory: Any) -> Iterator[Callable[..., Seen]]:
+def runs(base: dict[str, str], tmp_path_factory: Any) -> Callable[..., Seen]:
     """``run(**keys)``: a short run with these keys, done once."""
     done: dict[str, Seen] = {}
-    # The Trainer collects garbage at the end of each run, which takes longer than the run where much was imported.
-    gc.collect()
-    gc.freeze()
 
     def run(**more: Any) -> Seen:
         name = json.dumps(more, sort_keys=True, default=str)
@@ -161,8 +157,7 @@ def runs(base: dict[str, str], tmp_path_factory: Any) -> Iterator[Callable[..., 
             done[name] = one_run(content(base, more), tmp_path_factory.mktemp("run"))
         return done[name]
 
-    yield run
-    gc.unfreeze()
+    return run
 
 
 def content(base: Mapping[str, str], more: Mapping[str, Any]) -> dict[str, Any]:
