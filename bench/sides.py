@@ -15,12 +15,13 @@ import trl
 from datasets import Dataset, disable_progress_bars
 from transformers import TrainerCallback, TrainingArguments
 
-from bench.work import Row, peak_flops, step_flops
+from bench.work import peak_flops, step_flops
 from bench.workload import Side, Workload, compared
 from mmpo.batch import Limits
 from mmpo.methods.policy import dpo, mmpo
 from mmpo.methods.reward import bradley_terry
 from mmpo.plan.rate import synchronize
+from mmpo.plan.rows import Row
 from mmpo.run.setup import bring_together
 from mmpo.types import Datum
 

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 
 from mmpo.plan.rate import rate
-
-Row = tuple[int, Sequence[int]]
-"""Tokens of a prompt, and tokens of each of its responses."""
+from mmpo.plan.rows import Row
+from mmpo.plan.work import load
 
 
 def row_flops(config: Any, row: Row, vocabulary: int) -> int:
@@ -28,14 +27,12 @@ def row_flops(config: Any, row: Row, vocabulary: int) -> int:
     Norms, activations and softmax are left out: they are no matrix products. A reward model has ``vocabulary`` 0; its
     head of H x 1 for one token a response does not count.
     """
-    p, responses = row[0], row[1]
-    r = sum(responses)
+    read = load([row], "shared")
     h, heads, layers = config.hidden_size, config.num_attention_heads, config.num_hidden_layers
     size = getattr(config, "head_dim", None) or h // heads
     d, e = heads * size, config.num_key_value_heads * size
-    weights = 2 * (p + r) * layers * (2 * h * d + 2 * h * e + 3 * h * config.intermediate_size)
-    seen = p * (p + 1) // 2 + sum(n * p + n * (n + 1) // 2 for n in responses)
-    return int(weights + 4 * d * layers * seen + 2 * h * vocabulary * r)
+    weights = 2 * read.tokens * layers * (2 * h * d + 2 * h * e + 3 * h * config.intermediate_size)
+    return int(weights + 4 * d * layers * read.seen + 2 * h * vocabulary * read.scored)
 
 
 def step_flops(config: Any, rows: Sequence[Row], *, policy: bool, live_reference: bool) -> int:

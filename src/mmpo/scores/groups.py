@@ -71,8 +71,18 @@ class Mixed(Heads):
 # ---------------------------------------------------------------------------------------------- weights by the prompt
 
 
+class ByPrompt(Heads):
+    """Heads whose weights are the softmax of a linear head at the end of the prompt."""
+
+    def on_prompt(self, voices: int) -> dict[str, int]:
+        return {ROUTER: self.heads}
+
+    def log_weights(self, reading: Reading) -> Tensor:
+        return reading.of_prompt[ROUTER].log_softmax(-1)
+
+
 @dataclass(frozen=True)
-class Routed(Heads):
+class Routed(ByPrompt):
     """Rewards weighed by the prompt: s = sum_k f_k(x) r_k(x, y), f = softmax of a linear head at the end of the prompt.
 
     The single-reward alternative of MiCRo, arXiv 2505.24846. Needs a decoder that is read on packed rows. Limits: one
@@ -86,15 +96,9 @@ class Routed(Heads):
     def equation(self) -> str:
         return f"M_ij = s_i - s_j, s = sum_k f_k(x) r_k(x, y), f = softmax of a head on the prompt, {self.heads} heads"
 
-    def on_prompt(self, voices: int) -> dict[str, int]:
-        return {ROUTER: self.heads}
-
-    def log_weights(self, reading: Reading) -> Tensor:
-        return reading.of_prompt[ROUTER].log_softmax(-1)
-
 
 @dataclass(frozen=True)
-class RoutedMixture(Mixed):
+class RoutedMixture(ByPrompt, Mixed):
     """A mixture weighed by the prompt: M_ij = logit sum_k f_k(x) sigmoid(r_k,i - r_k,j), f = softmax of a linear head
     at the end of the prompt.
 
@@ -115,12 +119,6 @@ class RoutedMixture(Mixed):
     def equation(self) -> str:
         f = f"f = softmax of a head on the prompt, {self.heads} heads"
         return f"M_ij = logit sum_k f_k(x) sigmoid(r_k,i - r_k,j), {f}"
-
-    def on_prompt(self, voices: int) -> dict[str, int]:
-        return {ROUTER: self.heads}
-
-    def log_weights(self, reading: Reading) -> Tensor:
-        return reading.of_prompt[ROUTER].log_softmax(-1)
 
 
 @dataclass(frozen=True)
