@@ -272,12 +272,12 @@ def bring_together(
         account.append(f"{batching['layout']} batches: {batching['layout_reason']}")
     cache = None
     if kind == "cached":
-        with autocast:
-            store = ReferenceStore.at(reference_cache, model, precision(model, autocast))
-            examples, read = cache_reference(model, examples, collator, store)
-            eval_examples, read_too = cache_reference(model, eval_examples, collator, store)
-        cache = {"path": str(store.path), "computed": read + read_too}
-        account.append(f"reference log-probs: {read + read_too} responses computed, the others known in {store.path}")
+        (examples, eval_examples), cache = _with_reference(
+            model, (examples, eval_examples), collator, reference_cache, autocast
+        )
+        account.append(
+            f"reference log-probs: {cache['computed']} responses computed, the others known in {cache['path']}"
+        )
     if "peer" in method.needs:
         # Another seed than the one that drew the first head, or the two would be one model.
         model = Committee(model, second_opinion(model, 1 + (0 if args is None else args.seed)))
@@ -336,6 +336,20 @@ def bring_together(
 def _became(examples: StoredExamples, told: Told, further: str = "", which: str = "") -> list[str]:
     """What became of data on their way to examples, for the person who waits."""
     return [which + line for line in (f"{len(examples)} prompts{further}; {told.cuts.summary()}", *told.left_out())]
+
+
+def _with_reference(
+    model: Any,
+    examples: Sequence[StoredExamples],
+    collator: Collator,
+    folder: Path | str | None,
+    autocast: AbstractContextManager[Any],
+) -> tuple[list[StoredExamples], dict[str, Any]]:
+    """Each of several data sets with its reference log-probs, and for the record where they are kept."""
+    with autocast:
+        store = ReferenceStore.at(folder, model, precision(model, autocast))
+        found = [cache_reference(model, one, collator, store) for one in examples]
+    return [one for one, _ in found], {"path": str(store.path), "computed": sum(read for _, read in found)}
 
 
 def _batching(
